@@ -1,0 +1,61 @@
+# What people and CI run. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ARCH ?=
+RELEASE ?= trixie
+NATIVE := $(shell dpkg --print-architecture)
+EMULATION := $(if $(filter-out $(NATIVE),$(ARCH)),--emulation)
+
+.PHONY: help
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: tools
+tools: .venv/installed ## install what this machine lacks (apt), and the pinned Python tools into .venv
+	@tools/host.sh $(EMULATION)
+
+.venv/installed: requirements.lock
+	@tools/host.sh
+	@echo "Installing the pinned tools into .venv"
+	@python3 -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@touch $@
+
+.PHONY: demo
+demo: tools ## make a virtual Pi, provision it, verify it, say what stands (RELEASE=bookworm|trixie, ARCH=armhf|arm64)
+	@tools/demo.sh $(RELEASE)
+
+.PHONY: test
+test: lint unit molecule ## everything that guards the project: the gate
+
+.PHONY: lint
+lint: tools ## ansible-lint (production), yamllint, ruff, mypy --strict, shellcheck
+	@echo "lint: ruff"; ruff check --quiet . && ruff format --check --quiet .
+	@echo "lint: mypy"; mypy --no-error-summary plugins files roles tests tools
+	@echo "lint: yamllint"; yamllint --strict .
+	@echo "lint: shellcheck"; shellcheck $(SCRIPTS)
+	@echo "lint: ansible-lint"; ansible-lint --quiet
+
+SCRIPTS = .ci/run $(shell git ls-files '*.sh') roles/virtual_pi/files/image/rpi-swap/usr/lib/systemd/system-generators/*
+
+.PHONY: unit
+unit: tools ## unit and contract tests
+	@pytest
+
+.PHONY: molecule
+molecule: tools ## the molecule scenarios (SCENARIO=name for one)
+	@tools/molecule.sh $(SCENARIO)
+
+.PHONY: package
+package: .venv/installed ## write the Lambda as the zip that the AWS console takes, into dist/
+	@python3 files/beverage_classifier/package.py
+
+.PHONY: lock
+lock: .venv/installed ## pin what pyproject.toml names, with hashes, in requirements.lock
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --group dev pyproject.toml --output-file requirements.lock
+
+.PHONY: clean
+clean: ## remove what this project made here: virtual Pis and images by their label, .venv, .cache, dist
+	@tools/clean.sh

@@ -1,0 +1,316 @@
+"""Virtual Pis: containers that boot systemd and sshd, made with podman or Docker.
+
+What a container engine needs on a given host differs (rootless or not, cgroup v2 or the hybrid layout, low hard
+limits). `Host.detect` looks, `Engine` turns what it saw into arguments; nothing else here depends on the host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LABEL = "pi-fleet"
+"""Everything that pi-fleet makes in a container engine carries this label; `make clean` removes just that."""
+
+RELEASES = ("bookworm", "trixie")
+ARCHITECTURES = {"amd64": "amd64", "arm64": "arm64", "armhf": "arm"}
+"""Debian's names, and the names that OCI images use for the same."""
+
+# systemd, sshd and Ansible's become ask for these; CAP_MKNOD makes /dev/raw1394.
+CAPABILITIES = "SYS_ADMIN,AUDIT_WRITE,AUDIT_CONTROL,MKNOD"
+
+# podman's own default for nofile, which a lower hard limit of the host makes unattainable.
+PODMAN_NOFILE = 1048576
+
+
+class VirtualPiError(Exception):
+    """One sentence: what went wrong with a virtual Pi, and what to do."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What of this host decides how containers are started."""
+
+    architecture: str
+    hybrid_cgroups: bool
+    nofile_limit: int
+
+    @classmethod
+    def detect(cls, cgroups: Path = Path("/sys/fs/cgroup")) -> Host:
+        """Look at the host."""
+        return cls(
+            architecture=run(["dpkg", "--print-architecture"]).strip(),
+            hybrid_cgroups=not (cgroups / "cgroup.controllers").exists(),
+            nofile_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        )
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A virtual Pi as it is wanted: `name` is its host name, the container's starts with the fleet's."""
+
+    fleet: str
+    name: str
+    image: str
+
+    @property
+    def container(self) -> str:
+        """Name of the container."""
+        return f"{self.fleet}-{self.name}"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where a virtual Pi's sshd answers, and the key that it answers with."""
+
+    name: str
+    port: int
+    host_key: str
+
+
+Runner = Callable[..., str]
+
+
+def run(argv: Sequence[str], stdin: str | None = None, env: dict[str, str] | None = None) -> str:
+    """Run a command and return what it prints; raise VirtualPiError with its last words if it fails."""
+    try:
+        done = subprocess.run(
+            list(argv), input=stdin, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+        )
+    except FileNotFoundError:
+        raise VirtualPiError(f"{argv[0]} is not installed here; run 'make tools'.") from None
+    if done.returncode != 0:
+        words = (done.stderr or done.stdout).strip().splitlines()
+        raise VirtualPiError(f"'{' '.join(argv[:4])} ...' failed: {' '.join(words[-3:]) or 'it said nothing'}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Engine:
+    """podman or Docker, and how this host wants it called."""
+
+    program: str
+    host: Host
+    run: Runner = field(default=run, repr=False)
+
+    @classmethod
+    def find(cls, wanted: str, host: Host) -> Engine:
+        """Return the engine asked for; `auto` is podman, else a Docker whose daemon answers."""
+        if wanted != "auto":
+            return cls(wanted, host)
+        if shutil.which("podman"):
+            return cls("podman", host)
+        if shutil.which("docker"):
+            return cls("docker", host)
+        raise VirtualPiError("Neither podman nor docker is installed here; run 'make tools', which installs podman.")
+
+    def call(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run the engine with these arguments."""
+        # crun refuses to start containers on the hybrid cgroup layout; runc does not.
+        runtime = ["--runtime", "runc"] if self.program == "podman" and self.host.hybrid_cgroups else []
+        return self.run([self.program, *runtime, *arguments], stdin=stdin)
+
+    def start_arguments(self, instance: Instance, port: int) -> list[str]:
+        """Arguments of `run` for one virtual Pi, its sshd published on loopback only."""
+        arguments = [
+            "--detach",
+            f"--name={instance.container}",
+            f"--hostname={instance.name}",
+            f"--label={LABEL}={instance.fleet}",
+            f"--label={LABEL}.image={instance.image}",
+            f"--publish=127.0.0.1:{port}:22",
+        ]
+        if self.program == "podman":
+            arguments += ["--systemd=always", "--cgroupns=private", f"--cap-add={CAPABILITIES}"]
+            if self.host.nofile_limit < PODMAN_NOFILE:
+                limit = f"{self.host.nofile_limit}:{self.host.nofile_limit}"
+                arguments += [f"--ulimit=nofile={limit}", f"--ulimit=nproc={limit}"]
+        else:
+            arguments += [
+                "--cap-add=SYS_ADMIN",
+                "--security-opt=apparmor=unconfined",
+                "--cgroupns=host",
+                "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw",
+                "--tmpfs=/run",
+                "--tmpfs=/run/lock",
+            ]
+        if self.host.hybrid_cgroups:
+            # systemd >= 256 otherwise refuses to boot there.
+            arguments.append("--env=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
+        return [*arguments, instance.image]
+
+    def image_exists(self, image: str) -> bool:
+        """Say whether the engine holds this image."""
+        return bool(self.call("images", "--quiet", image).strip())
+
+    def container_image(self, container: str) -> str:
+        """Return the name of the image that a container was made from."""
+        return self.call("inspect", "--format", f'{{{{index .Config.Labels "{LABEL}.image"}}}}', container).strip()
+
+
+def recipe_digest(recipe: Path, *words: str) -> str:
+    """Hash every file of an image's recipe (names, executable bits, bytes) and the words that parametrise it."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in recipe.rglob("*") if p.is_file()):
+        executable = "x" if path.stat().st_mode & 0o100 else "-"
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(recipe)} {executable} {content}\n".encode())
+    digest.update("\n".join(words).encode())
+    return digest.hexdigest()[:12]
+
+
+def recipe_packages(text: str, release: str) -> list[str]:
+    """Parse packages.txt: one package a line, `#` comments, `[release]` limits a line to one release."""
+    packages = []
+    for line in text.splitlines():
+        words = line.split("#")[0].split()
+        if words and (len(words) == 1 or words[1] == f"[{release}]"):
+            packages.append(words[0])
+    return sorted(packages)
+
+
+def host_mirror(sources: Iterable[str]) -> str:
+    """Return the Debian mirror that this host's apt sources name, else Debian's own."""
+    for text in sources:
+        for word in text.split():
+            if word.startswith(("http://", "https://")) and word.rstrip("/").endswith("/debian"):
+                return word.rstrip("/")
+    return "http://mirror.example/debian"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of a virtual Pi: a release for an architecture, with packages beyond a blank card if named."""
+
+    recipe: Path
+    release: str
+    architecture: str
+    mirror: str
+    packages: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> str:
+        """Name of the blank image, by the content of its recipe."""
+        digest = recipe_digest(self.recipe, self.release, self.architecture, self.mirror)
+        return f"localhost/pi-fleet/virtual-pi:{self.release}-{self.architecture}-{digest}"
+
+    @property
+    def name(self) -> str:
+        """Name of the image: the blank one, or the one with the packages on top of it."""
+        if not self.packages:
+            return self.base
+        return f"{self.base}-{recipe_digest(self.recipe, *sorted(self.packages))[:6]}"
+
+    def build(self, engine: Engine, scratch: Path) -> bool:
+        """Build what the engine does not hold yet; return whether anything was built."""
+        if engine.image_exists(self.name):
+            return False
+        if not engine.image_exists(self.base):
+            self._build_base(engine, scratch)
+        if self.packages:
+            self._build_packages(engine, scratch)
+        return True
+
+    def _build_base(self, engine: Engine, scratch: Path) -> None:
+        archive = scratch / f"{self.base.rpartition(':')[2]}.tar"
+        packages = recipe_packages((self.recipe / "packages.txt").read_text(), self.release)
+        try:
+            engine.run(
+                [
+                    "mmdebstrap",
+                    "--quiet",
+                    "--variant=minbase",
+                    f"--architectures={self.architecture}",
+                    f"--include={','.join(packages)}",
+                    # A card holds the package lists of the day its image was made.
+                    "--skip=cleanup/apt/lists",
+                    f'--customize-hook={self.recipe}/customize.sh "$1" {self.release}',
+                    self.release,
+                    str(archive),
+                    f"deb {self.mirror} {self.release} main",
+                    f"deb {self.mirror} {self.release}-updates main",
+                ]
+            )
+            arguments = ["--change", 'CMD ["/sbin/init"]', "--change", "STOPSIGNAL SIGRTMIN+3"]
+            arguments += ["--change", f"LABEL {LABEL}=image"]
+            if engine.program == "podman":
+                arguments += ["--quiet", "--os", "linux", "--arch", ARCHITECTURES[self.architecture]]
+                arguments += ["--variant", "v7"] if self.architecture == "armhf" else []
+            else:
+                variant = "/v7" if self.architecture == "armhf" else ""
+                arguments += ["--platform", f"linux/{ARCHITECTURES[self.architecture]}{variant}"]
+            engine.call("import", *arguments, str(archive), self.base)
+        finally:
+            archive.unlink(missing_ok=True)
+
+    def _build_packages(self, engine: Engine, scratch: Path) -> None:
+        instance = Instance("image", f"{self.name.rpartition('-')[2]}-{os.getpid()}", self.base)
+        maker = instance.container
+        install = f"apt-get -qq update && apt-get -qq install --yes --no-install-recommends {' '.join(self.packages)}"
+        try:
+            engine.call("run", *engine.start_arguments(instance, free_port()))
+            noninteractive = "--env=DEBIAN_FRONTEND=noninteractive"
+            engine.call("exec", noninteractive, maker, "sh", "-c", f"{install} && apt-get clean")
+            # Each virtual Pi makes its own.
+            engine.call("exec", maker, "sh", "-c", "rm -f /etc/ssh/ssh_host_*; : >/etc/machine-id")
+            engine.call("commit", f"--change=LABEL {LABEL}=image", maker, self.name)
+        finally:
+            engine.call("rm", "--force", maker)
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that nobody listens on just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start(engine: Engine, instance: Instance, password: str, public_key: str, limit: float) -> Connection:
+    """Start a new virtual Pi and wait until it has booted; give its first user a password and an SSH key."""
+    engine.call("run", *engine.start_arguments(instance, free_port()))
+    wait_until_booted(engine, instance, limit)
+    script = (
+        "install -d -m 0700 -o pi -g pi /home/pi/.ssh"
+        " && install -m 0600 -o pi -g pi /dev/stdin /home/pi/.ssh/authorized_keys"
+    )
+    engine.call("exec", "--interactive", instance.container, "chpasswd", stdin=f"pi:{password}\n")
+    engine.call("exec", "--interactive", instance.container, "sh", "-c", script, stdin=f"{public_key}\n")
+    return connection(engine, instance)
+
+
+def wait_until_booted(engine: Engine, instance: Instance, limit: float) -> None:
+    """Wait until systemd says that it runs and sshd is up, or say what is wrong."""
+    name = instance.container
+    deadline = time.monotonic() + limit
+    state = "it has not started"
+    while time.monotonic() < deadline:
+        try:
+            # is-system-running fails while it is not yet true: what it prints is what counts.
+            state = engine.call("exec", name, "sh", "-c", "systemctl is-system-running; true").strip()
+            if state == "running" and engine.call("exec", name, "systemctl", "is-active", "ssh").strip() == "active":
+                return
+        except VirtualPiError as error:
+            state = str(error)
+        if state == "degraded":
+            failed = engine.call("exec", name, "systemctl", "--failed", "--plain", "--no-legend").split("\n")[0]
+            raise VirtualPiError(f"{name} booted, but with a failed unit: {failed}")
+        time.sleep(0.5)
+    raise VirtualPiError(f"{name} did not boot within {limit:.0f} s: {state or 'systemd does not answer'}")
+
+
+def connection(engine: Engine, instance: Instance) -> Connection:
+    """Return where a running virtual Pi answers, with the host key read inside it."""
+    inspected = json.loads(engine.call("inspect", instance.container))[0]
+    bindings = inspected.get("HostConfig", {}).get("PortBindings", {})["22/tcp"]
+    key = engine.call("exec", instance.container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()
+    return Connection(instance.name, int(bindings[0]["HostPort"]), " ".join(key[:2]))

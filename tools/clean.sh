@@ -1,0 +1,16 @@
+#!/bin/sh
+# Removes what pi-fleet made on this machine, by its label, and what make put into the checkout. Nothing else.
+set -eu
+cd "$(dirname "$0")/.."
+
+for engine in podman docker; do
+  command -v "$engine" >/dev/null || continue
+  containers=$("$engine" ps --all --quiet --filter label=pi-fleet 2>/dev/null) || continue
+  # shellcheck disable=SC2086
+  [ -z "$containers" ] || "$engine" rm --force --volumes $containers >/dev/null
+  images=$("$engine" images --quiet --filter label=pi-fleet | sort -u)
+  # shellcheck disable=SC2086
+  [ -z "$images" ] || "$engine" rmi --force $images >/dev/null
+done
+rm -rf .venv .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis inventory/virtual/connections.yml
+echo "Removed virtual Pis, their images, .venv, .cache and dist."

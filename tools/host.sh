@@ -1,0 +1,30 @@
+#!/bin/sh
+# Installs what this machine lacks to make virtual Pis and run the tests: Debian packages, and qemu's handlers.
+# usage: host.sh [--emulation]    with --emulation also what containers of another architecture need
+set -eu
+
+packages="make python3-venv openssh-client podman runc iptables netavark aardvark-dns uidmap slirp4netns
+fuse-overlayfs mmdebstrap debian-archive-keyring"
+[ "${1:-}" = "--emulation" ] && packages="$packages qemu-user-static binfmt-support arch-test"
+
+if [ "$(id -u)" -eq 0 ]; then sudo=; else sudo=sudo; fi
+
+missing=
+for package in $packages; do
+  dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+  echo "Installing:$missing"
+  $sudo apt-get -qq update
+  # shellcheck disable=SC2086
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get -qq install --yes --no-install-recommends $missing >/dev/null
+fi
+
+if [ "${1:-}" = "--emulation" ]; then
+  # Where systemd is not PID 1 (containers, some CI machines) nobody has registered the handlers.
+  [ -e /proc/sys/fs/binfmt_misc/register ] || $sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+  for handler in qemu-arm qemu-aarch64; do
+    [ -e "/proc/sys/fs/binfmt_misc/$handler" ] || [ "$handler" = "qemu-$(uname -m)" ] \
+      || $sudo update-binfmts --enable "$handler"
+  done
+fi
