@@ -25,8 +25,11 @@ RELEASES = ("bookworm", "trixie")
 ARCHITECTURES = {"amd64": "amd64", "arm64": "arm64", "armhf": "arm"}
 """Debian's names, and the names that OCI images use for the same."""
 
-# systemd, sshd and Ansible's become ask for these; CAP_MKNOD makes /dev/raw1394.
-CAPABILITIES = "SYS_ADMIN,AUDIT_WRITE,AUDIT_CONTROL,MKNOD"
+# systemd, sshd and sudo ask for these; CAP_MKNOD makes /dev/raw1394, CAP_SYS_PTRACE shows who holds which file.
+CAPABILITIES = "SYS_ADMIN,SYS_PTRACE,AUDIT_WRITE,AUDIT_CONTROL,MKNOD"
+
+# Seconds; under emulation a boot takes a minute or two.
+BOOT_LIMIT = 300
 
 # podman's own default for nofile, which a lower hard limit of the host makes unattainable.
 PODMAN_NOFILE = 1048576
@@ -253,11 +256,12 @@ class Image:
             archive.unlink(missing_ok=True)
 
     def _build_packages(self, engine: Engine, scratch: Path) -> None:
-        instance = Instance("image", f"{self.name.rpartition('-')[2]}-{os.getpid()}", self.base)
+        instance = Instance("image", f"{self.name.rpartition(':')[2]}-{os.getpid()}", self.base)
         maker = instance.container
         install = f"apt-get -qq update && apt-get -qq install --yes --no-install-recommends {' '.join(self.packages)}"
         try:
             engine.call("run", *engine.start_arguments(instance, free_port()))
+            wait_until_booted(engine, instance, BOOT_LIMIT)
             noninteractive = "--env=DEBIAN_FRONTEND=noninteractive"
             engine.call("exec", noninteractive, maker, "sh", "-c", f"{install} && apt-get clean")
             # Each virtual Pi makes its own.

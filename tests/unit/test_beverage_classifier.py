@@ -322,9 +322,7 @@ def test_a_camera_that_fails_is_closed_and_opened_afresh(device: Device) -> None
     assert device.closed == 1
 
 
-def test_a_camera_that_does_not_even_close_is_opened_afresh(
-    device: Device, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_camera_that_does_not_even_close_is_opened_afresh(device: Device, caplog: pytest.LogCaptureFixture) -> None:
     device.broken["capture"] = pi_camera.CameraError("The camera gave no picture.")
     device.broken["close"] = pi_camera.CameraError("The camera cannot be closed.")
     with pytest.raises(pi_camera.CameraError, match="gave no picture"):
@@ -364,9 +362,7 @@ def test_the_group_comes_from_the_directory(tmp_path: Path) -> None:
     assert captures.save(tmp_path, JPEG).path.stat().st_gid == 4242
 
 
-def test_a_capture_has_its_name_only_when_it_is_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_capture_has_its_name_only_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     sync = os.fsync
 
@@ -401,9 +397,7 @@ def test_a_capture_that_cannot_be_written_leaves_no_remains(
     assert names(tmp_path) == []
 
 
-def test_a_directory_without_hard_links_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_without_hard_links_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
 

@@ -84,9 +84,7 @@ def test_the_package_can_be_imported_without_a_core() -> None:
 
 
 def test_the_feedback_client_is_refused_by_name(core: Core) -> None:
-    with pytest.raises(
-        sdk.GreengrassDependencyException, match="pi-fleet does not serve the 'feedback' client"
-    ):
+    with pytest.raises(sdk.GreengrassDependencyException, match="pi-fleet does not serve the 'feedback' client"):
         sdk.client("feedback")
 
 
@@ -102,13 +100,9 @@ def test_a_core_that_fits_is_accepted(core: Core, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0", "0.9", "2.0", "2.2", "", "1", "one.two", "1.5-rc", "-1.5"])
-def test_a_core_that_does_not_fit_is_refused(
-    core: Core, monkeypatch: pytest.MonkeyPatch, version: str
-) -> None:
+def test_a_core_that_does_not_fit_is_refused(core: Core, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setenv("GGC_MAX_INTERFACE_VERSION", version)
-    with pytest.raises(
-        sdk.GreengrassDependencyException, match=r"GGC_MAX_INTERFACE_VERSION is .* 1\.2 or later"
-    ):
+    with pytest.raises(sdk.GreengrassDependencyException, match=r"GGC_MAX_INTERFACE_VERSION is .* 1\.2 or later"):
         sdk.client("inference")
 
 
@@ -121,9 +115,7 @@ def test_what_a_core_sets_must_be_set(core: Core, monkeypatch: pytest.MonkeyPatc
 
 def test_without_the_cores_modules_there_is_no_client(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "greengrass_ipc_python_sdk.ipc_client", None)
-    with pytest.raises(
-        sdk.GreengrassDependencyException, match="core's modules cannot be imported"
-    ) as refusal:
+    with pytest.raises(sdk.GreengrassDependencyException, match="core's modules cannot be imported") as refusal:
         sdk.client("inference")
     assert isinstance(refusal.value.__cause__, ImportError)
 
@@ -148,9 +140,7 @@ def test_the_service_is_found_by_its_name_and_gets_the_raw_body(core: Core) -> N
         ({"Accept": "text/plain"}, {"Accept": "text/plain"}),
     ],
 )
-def test_content_type_and_accept_are_optional(
-    core: Core, arguments: dict[str, Any], custom: dict[str, str]
-) -> None:
+def test_content_type_and_accept_are_optional(core: Core, arguments: dict[str, Any], custom: dict[str, str]) -> None:
     invoke(**arguments)
     assert core.posted[0][2] == {"custom": custom}
 

@@ -59,9 +59,7 @@ def test_the_zip_alone_is_enough_to_import_the_handler(tmp_path: Path) -> None:
     package.build(tmp_path / "lambda.zip")
     with zipfile.ZipFile(tmp_path / "lambda.zip") as archive:
         archive.extractall(tmp_path / "task")
-    program = (
-        "import greengrass_machine_learning_sdk, beverage_classifier as b; print(b.function_handler.__name__)"
-    )
+    program = "import greengrass_machine_learning_sdk, beverage_classifier as b; print(b.function_handler.__name__)"
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path / "task", capture_output=True, text=True, check=True
     )

@@ -55,9 +55,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 
 
 def test_the_environment_names_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(
-        "PI_CAMERA_CONFIG", str(write_config(tmp_path / "mine.json", {"device": "/dev/video7"}))
-    )
+    monkeypatch.setenv("PI_CAMERA_CONFIG", str(write_config(tmp_path / "mine.json", {"device": "/dev/video7"})))
     assert load_config().device == "/dev/video7"
 
 
@@ -154,9 +152,7 @@ def test_a_vanished_directory_is_named(pictures: Path) -> None:
     camera.capture_jpeg()
     (pictures / "a.jpg").unlink()
     pictures.rmdir()
-    with pytest.raises(
-        CameraError, match=f"{pictures} cannot be listed .*No such file.* create the directory"
-    ):
+    with pytest.raises(CameraError, match=f"{pictures} cannot be listed .*No such file.* create the directory"):
         camera.capture_jpeg()
 
 
@@ -178,18 +174,13 @@ def test_an_unreadable_picture_is_named(pictures: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8 torn", b"torn \xff\xd9", b"GIF89a"])
 def test_an_incomplete_jpeg_is_named(pictures: Path, content: bytes) -> None:
     (pictures / "torn.jpg").write_bytes(content)
-    with pytest.raises(
-        CameraError, match=rf"torn\.jpg.* gave {len(content)} bytes that are no complete JPEG"
-    ):
+    with pytest.raises(CameraError, match=rf"torn\.jpg.* gave {len(content)} bytes that are no complete JPEG"):
         replay(pictures).capture_jpeg()
 
 
 def test_a_png_is_encoded_anew(pictures: Path, cv2: FakeCv2) -> None:
     (pictures / "a.PNG").write_bytes(b"\x89PNG")
-    assert (
-        replay(pictures).capture_jpeg()
-        == b"\xff\xd8 frame of " + str(pictures / "a.PNG").encode() + b"\xff\xd9"
-    )
+    assert replay(pictures).capture_jpeg() == b"\xff\xd8 frame of " + str(pictures / "a.PNG").encode() + b"\xff\xd9"
     assert cv2.quality == 95
 
 
@@ -207,16 +198,12 @@ def test_a_png_without_opencv_says_what_to_install(pictures: Path) -> None:
 
 
 @given(names=st.sets(st.text("abcxyz019", min_size=1, max_size=6), min_size=1, max_size=8))
-def test_one_round_shows_every_picture_once(
-    tmp_path_factory: pytest.TempPathFactory, names: set[str]
-) -> None:
+def test_one_round_shows_every_picture_once(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
     directory = tmp_path_factory.mktemp("pictures")
     for name in names:
         (directory / f"{name}.jpg").write_bytes(jpeg(f"{name}.jpg"))
     camera = replay(directory)
-    assert [camera.capture_jpeg() for _ in names] == [
-        jpeg(name) for name in sorted(f"{n}.jpg" for n in names)
-    ]
+    assert [camera.capture_jpeg() for _ in names] == [jpeg(name) for name in sorted(f"{n}.jpg" for n in names)]
 
 
 # --- V4L2
@@ -305,9 +292,7 @@ def add_node(monkeypatch: pytest.MonkeyPatch, bare_device: Path) -> AddNode:
         assert request == 0x80685600 and len(argument) == 104
         return answers[str(Path(f"/proc/self/fd/{descriptor}").readlink())]
 
-    def add(
-        number: int, driver: str = "uvcvideo", of_node: int = 0x04200001, of_hardware: int = 0x84A00001
-    ) -> Path:
+    def add(number: int, driver: str = "uvcvideo", of_node: int = 0x04200001, of_hardware: int = 0x84A00001) -> Path:
         node = bare_device / f"video{number}"
         node.touch()
         answers[str(node)] = struct.pack(
@@ -339,9 +324,7 @@ def test_the_first_camera_in_the_order_of_numbers_is_used(cv2: FakeCv2, add_node
     assert cv2.opened == [str(second)]
 
 
-@pytest.mark.parametrize(
-    "driver", ["bcm2835-codec", "bcm2835-isp", "pispbe", "rpi-hevc-dec", "rp1-cfe", "unicam"]
-)
+@pytest.mark.parametrize("driver", ["bcm2835-codec", "bcm2835-isp", "pispbe", "rpi-hevc-dec", "rp1-cfe", "unicam"])
 def test_codecs_and_image_processors_are_no_cameras(cv2: FakeCv2, add_node: AddNode, driver: str) -> None:
     add_node(0, driver)
     camera = add_node(1)
@@ -439,9 +422,7 @@ def test_a_frame_that_cannot_be_encoded_is_refused(cv2: FakeCv2) -> None:
 
 def test_an_unforeseen_failure_becomes_one_sentence(cv2: FakeCv2) -> None:
     cv2.failure = RuntimeError("OpenCV\n  assertion failed")
-    with pytest.raises(
-        CameraError, match=r"/dev/video0\) gave no picture \(OpenCV assertion failed\)"
-    ) as refusal:
+    with pytest.raises(CameraError, match=r"/dev/video0\) gave no picture \(OpenCV assertion failed\)") as refusal:
         v4l2(device="/dev/video0").capture_jpeg()
     assert refusal.value.__cause__ is cv2.failure
 
@@ -523,9 +504,7 @@ def test_auto_prefers_picamera2(picamera2: type[FakePicamera2], cv2: FakeCv2, ad
     assert cv2.opened == []
 
 
-def test_auto_leaves_usb_cameras_to_v4l2(
-    picamera2: type[FakePicamera2], cv2: FakeCv2, add_node: AddNode
-) -> None:
+def test_auto_leaves_usb_cameras_to_v4l2(picamera2: type[FakePicamera2], cv2: FakeCv2, add_node: AddNode) -> None:
     picamera2.cameras = [{"Id": "/base/scb/pcie@7d500000/pci@0,0/usb@0,0-1.1:1.0-046d:0825", "Num": 0}]
     add_node(0)
     assert open_camera().source == "v4l2"

@@ -45,8 +45,7 @@ class Capture:
             self.path.unlink(missing_ok=True)
         except OSError as error:
             raise ClassifierError(
-                f"The capture {self.path} cannot be removed ({error.strerror}); check the permissions "
-                "of its directory."
+                f"The capture {self.path} cannot be removed ({error.strerror}); check the permissions of its directory."
             ) from error
 
 

@@ -1,0 +1,120 @@
+"""The device that a module acts on: its files, its commands, and whether its kernel is its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Runner = Callable[[list[str]], tuple[int, str, str]]
+"""Runs a command and returns exit code, standard output and standard error: `AnsibleModule.run_command`."""
+
+CONTAINER = "this is a container, its kernel is the host's"
+MANAGED = "# This file belongs to pi-fleet: the next run overwrites what is changed here.\n"
+
+
+class DeviceError(Exception):
+    """One sentence: what was found, what was wanted, and what to do next."""
+
+
+def _free_bytes(path: Path) -> int:
+    """Return the bytes that `path`'s file system has left, without the blocks reserved for root."""
+    there = path
+    while not there.exists():
+        there = there.parent
+    found = os.statvfs(there)
+    return found.f_bavail * found.f_frsize
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Make `path`, for root only, of `size` bytes without holes: the kernel refuses to swap on holes."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.posix_fallocate(handle, 0, size)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a module looks and what it may call; unit tests put a folder and fakes here."""
+
+    run: Runner
+    root: Path = Path("/")
+    page_bytes: int = field(default_factory=lambda: os.sysconf("SC_PAGE_SIZE"))
+    free_bytes: Callable[[Path], int] = _free_bytes
+    allocate: Callable[[Path, int], None] = _allocate
+
+    def path(self, absolute: str) -> Path:
+        """Return the place of a device's absolute path."""
+        return self.root / absolute.lstrip("/")
+
+    def name(self, path: Path) -> str:
+        """Return what the device calls `path`, for sentences and commands."""
+        return f"/{path.relative_to(self.root)}"
+
+    def command(self, *argv: str) -> str:
+        """Run a command and return its output; DeviceError with its last words if it fails."""
+        code, output, errors = self.run(list(argv))
+        if code != 0:
+            said = (errors.strip() or output.strip() or "it said nothing").splitlines()[-1]
+            raise DeviceError(f"'{' '.join(argv)}' failed with exit code {code} ({said}): mend it and run again.")
+        return output
+
+    def is_container(self) -> bool:
+        """Whether the kernel is a host's: swap, sysctl and the kernel command line are not ours to change."""
+        code, _, _ = self.run(["systemd-detect-virt", "--container", "--quiet"])
+        return code == 0
+
+
+def read_text(path: Path) -> str | None:
+    """Return a file's text byte for byte (line ends, undecodable bytes), or None if it is not there."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write_text(path: Path, text: str, mode: int | None = None) -> None:
+    """Replace a file at once: after a loss of power it is the old one or the new one, never half of either.
+
+    The temporary file has one fixed name, so that what a killed run leaves is reused by the next one.
+    `mode` None keeps the mode and the owner of the file that is there. Links are followed, as an editor does.
+    """
+    path = path.resolve()
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.pi-fleet-new")
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(text.encode("utf-8", "surrogateescape"))
+        old = path.stat() if path.exists() else None
+        # The boot partition is vfat, which has neither owners nor modes and refuses to be asked for any.
+        with suppress(PermissionError):
+            if mode is None and old is not None:
+                os.fchown(stream.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(stream.fileno(), old.st_mode & 0o7777)
+            else:
+                os.fchmod(stream.fileno(), 0o644 if mode is None else mode)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.rename(path)
+    sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, and keep that over a loss of power."""
+    path.unlink(missing_ok=True)
+    if path.parent.exists():
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Write a file's or a folder's content through to the card."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

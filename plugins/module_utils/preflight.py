@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stops a run before it touches a device: each refusal is one sentence (what, found, wanted, next step)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
+
+RELEASES = ("bookworm", "trixie")
+ARCHITECTURES = ("armhf", "arm64", "amd64")
+CLOCK_TOLERANCE = 60
+"""Seconds. TLS and apt begin to fail when a clock is off by more."""
+
+# Asks for what decides whether Python modules can run at all, so it is shell: the oldest devices have no Python 3.8.
+QUESTION = """
+. /etc/os-release
+echo "release=${VERSION_CODENAME:-$ID}"
+echo "architecture=$(dpkg --print-architecture)"
+echo "machine=$(uname -m)"
+echo "armv6=$(grep -c -m1 'ARMv6' /proc/cpuinfo)"
+echo "python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
+echo "clock=$(date +%s)"
+"""
+
+# Whoever installs a package holds one of these; the kernel tells by whom.
+APT_LOCKS = (
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/lib/apt/lists/lock",
+    "/var/cache/apt/archives/lock",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a device answered to QUESTION."""
+
+    release: str
+    architecture: str
+    machine: str
+    armv6: bool
+    python: str
+    clock: int
+
+    @classmethod
+    def parse(cls, text: str) -> Answer:
+        """Read the lines `key=value`; what is missing is empty or 0."""
+        pairs = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        clock = pairs.get("clock", "")
+        return cls(
+            release=pairs.get("release", ""),
+            architecture=pairs.get("architecture", ""),
+            machine=pairs.get("machine", ""),
+            armv6=pairs.get("armv6", "0") == "1" or pairs.get("machine", "").startswith("armv6"),
+            python=pairs.get("python", ""),
+            clock=int(clock) if clock.isdigit() else 0,
+        )
+
+
+def refusals(answer: Answer, asked: float, answered: float) -> list[str]:
+    """Return why this device cannot be provisioned; `asked` and `answered` are the control node's clock around it."""
+    sentences = []
+    if answer.release not in RELEASES:
+        sentences.append(
+            f"The device runs {answer.release or 'an unknown system'}; supported are Bookworm (Debian 12) and Trixie"
+            " (Debian 13): flash a current Raspberry Pi OS."
+        )
+    if answer.armv6:
+        sentences.append(
+            f"The device's processor is ARMv6 ({answer.machine}), for which Debian's armhf packages are not built:"
+            " use a Pi Zero 2, Pi 2 or newer."
+        )
+    elif answer.architecture not in ARCHITECTURES:
+        sentences.append(
+            f"The device's userland is {answer.architecture or 'unknown'}; wanted is one of"
+            f" {', '.join(ARCHITECTURES)}: flash a 32-bit or 64-bit Raspberry Pi OS."
+        )
+    if not answer.python:
+        sentences.append("The device has no python3, which Ansible needs: install it with 'sudo apt install python3'.")
+    behind = asked - answer.clock
+    ahead = answer.clock - answered
+    off = max(behind, ahead)
+    if off > CLOCK_TOLERANCE:
+        sentences.append(
+            f"The device's clock is {_duration(off)} {'behind' if behind > ahead else 'ahead of'} the control node's,"
+            f" and TLS and apt need it within a minute: run 'sudo date -u -s @{int(answered)}' on the device, and see"
+            " that systemd-timesyncd reaches a time server."
+        )
+    return sentences
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}s"
+    return f"{int(seconds)} seconds"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a lock of apt."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        """Return what a person calls it."""
+        return f"{self.command} (process {self.pid})"
+
+
+def apt_holder(device: Device) -> Holder | None:
+    """Return who holds a lock of apt or dpkg, or None. Opens the files for reading only; takes no lock."""
+    for lock in APT_LOCKS:
+        try:
+            handle = os.open(device.path(lock), os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            pid = _lock_owner(handle)
+        finally:
+            os.close(handle)
+        if pid:
+            return Holder(pid, _command(pid))
+    return None
+
+
+def _lock_owner(handle: int) -> int:
+    # struct flock on 64-bit: l_type, l_whence, l_start, l_len, l_pid. Python's fcntl wants it packed, natively aligned;
+    # glibc's flock on 32-bit has 64-bit offsets too (Python is built with large files), 4 bytes of padding before them.
+    layout = "hhqqi" if struct.calcsize("P") == 8 else "hhxxxxqqi"
+    request = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    request = request.ljust(struct.calcsize(layout + "0q"), b"\0")
+    answer = fcntl.fcntl(handle, fcntl.F_GETLK, request)
+    kind, _, _, _, pid = struct.unpack_from(layout, answer)
+    return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "somebody"
+
+
+def wait_for_apt(
+    holder: Callable[[], Holder | None], limit: float, sleep: Callable[[float], None] = time.sleep
+) -> str | None:
+    """Wait until nobody holds apt; return a refusal when the limit has passed."""
+    waited = 0.0
+    while (held := holder()) is not None:
+        if waited >= limit:
+            return (
+                f"apt is held by {held} after {int(waited)} s of waiting; it must be free: let that finish (a fresh"
+                " card updates itself), or raise preflight_apt_timeout."
+            )
+        sleep(2)
+        waited += 2
+    return None
+
+
+def disk_refusal(free_mib: int, needed_mib: int, what: str) -> str | None:
+    """Return a refusal if the root file system has less free than needed."""
+    if free_mib >= needed_mib:
+        return None
+    return (
+        f"The device has {free_mib} MiB free on / and needs {needed_mib} MiB {what}: collect its field data, remove"
+        " what is not needed, or use a larger card."
+    )
+
+
+def installed(device: Device, packages: Sequence[str]) -> bool:
+    """Say whether all of these Debian packages are installed."""
+    code, output, _ = device.run(["dpkg-query", "--show", "--showformat=${db:Status-Status}\n", *packages])
+    return code == 0 and set(output.split()) == {"installed"}

@@ -1,0 +1,31 @@
+"""/dev/raw1394 as a second /dev/null, against a start-up error of OpenCV's libdc1394."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import MANAGED, Device, DeviceError
+
+NODE = "/dev/raw1394"
+CONFIG = "/etc/tmpfiles.d/pi-fleet-raw1394.conf"
+NULL = (1, 3)
+TEXT = f"{MANAGED}# The node of /dev/null under the name that libdc1394 opens; tmpfiles.d(5).\n"
+TEXT += f"c {NODE} 0666 root root - {NULL[0]}:{NULL[1]}\n"
+
+
+def probe(device: Device) -> str:
+    """Return what is at /dev/raw1394: `absent`, `null`, `null with other rights`, or `real` hardware.
+
+    Anything else is not ours to replace: DeviceError.
+    """
+    try:
+        found = os.lstat(device.path(NODE))
+    except FileNotFoundError:
+        return "absent"
+    if not stat.S_ISCHR(found.st_mode):
+        raise DeviceError(f"{NODE} is there and is no character device: remove it and run again.")
+    if (os.major(found.st_rdev), os.minor(found.st_rdev)) != NULL:
+        return "real"
+    right = (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o666, 0, 0)
+    return "null" if right else "null with other rights"

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Releases: immutable directories named by their content, and the link `current` that points to one of them.
+
+A release's name is a hash of its files' names, executable bits and bytes, so what stands on a device can be proven
+by hashing it again. A release appears under its name only when it is complete, and `current` changes by rename: a
+run killed at any point leaves either the former state or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+# What Python writes beside sources is not content.
+IGNORED = ("__pycache__", "*.pyc")
+
+
+class ReleaseError(Exception):
+    """One sentence: what is wrong with a release, and what to do."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """The files of a release: path inside the release to the file that holds its bytes."""
+
+    files: dict[PurePosixPath, Path]
+
+    @property
+    def identifier(self) -> str:
+        """Name of the release with this content."""
+        digest = hashlib.sha256()
+        for name, path in sorted(self.files.items()):
+            executable = "x" if os.access(path, os.X_OK) else "-"
+            with path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{content} {executable} {name}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def write_archive(self, archive: Path) -> None:
+        """Write the files as a tar archive whose bytes depend on nothing but the content."""
+        with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+            for name, path in sorted(self.files.items()):
+                data = path.read_bytes()
+                member = tarfile.TarInfo(str(name))
+                member.size = len(data)
+                member.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+                tar.addfile(member, io.BytesIO(data))
+
+
+def gather(sources: Iterable[str], patterns: Sequence[str] = ("*",)) -> Content:
+    """Collect the files of a release.
+
+    A folder whose path ends in `/` gives its content, another one itself by its name, a file itself. Files are taken
+    whose names match a pattern. Raises ReleaseError where a source is missing or nothing is found.
+    """
+    files: dict[PurePosixPath, Path] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            base = path if source.endswith("/") else path.parent
+            found = [(file.relative_to(base), file) for file in sorted(path.rglob("*")) if file.is_file()]
+        elif path.is_file():
+            found = [(Path(path.name), path)]
+        else:
+            raise ReleaseError(f"{source} is not there; name a file or folder of the control node.")
+        for relative, file in found:
+            ignored = any(fnmatch(part, pattern) for part in relative.parts for pattern in IGNORED)
+            if not ignored and any(fnmatch(file.name, pattern) for pattern in patterns):
+                files[PurePosixPath(relative)] = file
+    if not files:
+        raise ReleaseError(f"{', '.join(sources)} holds no file that matches {', '.join(patterns)}.")
+    return Content(files)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The releases of one thing on a device, under one directory."""
+
+    path: Path
+
+    @property
+    def releases(self) -> Path:
+        """Directory of the releases."""
+        return self.path / "releases"
+
+    @property
+    def current(self) -> Path:
+        """The link."""
+        return self.path / "current"
+
+    def current_identifier(self) -> str | None:
+        """Return the release that `current` points to, or None where there is no link; refuse anything else there."""
+        if self.current.is_symlink():
+            return self.current.readlink().name
+        if self.current.exists():
+            raise ReleaseError(f"{self.current} is no link, and not ours to replace; move it away and run again.")
+        return None
+
+    def holds(self, identifier: str) -> bool:
+        """Say whether this release is there, whole and unchanged."""
+        release = self.releases / identifier
+        if not release.is_dir():
+            return False
+        try:
+            return gather([f"{release}/"]).identifier == identifier
+        except (ReleaseError, OSError):
+            return False
+
+    def unpack(self, identifier: str, archive: Path) -> None:
+        """Add a release from its archive, in place of a damaged one of the same name."""
+        release, incoming = self.releases / identifier, self.releases / f".incoming-{identifier}"
+        self._clear_leftovers()
+        self.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
+        incoming.mkdir(mode=0o755)
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                self._write(incoming, member.name, tar.extractfile(member), member.mode)
+        for folder, _, _ in os.walk(incoming):
+            Path(folder).chmod(0o755)
+            _sync(Path(folder))
+        if gather([f"{incoming}/"]).identifier != identifier:
+            shutil.rmtree(incoming)
+            raise ReleaseError(f"What arrived for {release} is not what was sent; run again.")
+        if release.exists():
+            release.rename(self.releases / f".damaged-{identifier}")
+        incoming.rename(release)
+        _sync(self.releases)
+        self._clear_leftovers()
+
+    def switch(self, identifier: str) -> None:
+        """Point `current` to a release, in one step."""
+        link = self.path / ".current"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("releases", identifier))
+        link.rename(self.current)
+        _sync(self.path)
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove the oldest releases beyond `keep`, never the current one; return their names."""
+        current = self.current_identifier()
+        others = [p for p in self.releases.iterdir() if p.name != current and not p.name.startswith(".")]
+        others.sort(key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
+        removed = others[max(keep - 1, 0) :]
+        for release in removed:
+            shutil.rmtree(release)
+        return [release.name for release in removed]
+
+    @staticmethod
+    def _write(root: Path, name: str, data: IO[bytes] | None, mode: int) -> None:
+        path = root / name
+        if data is None or ".." in path.parts or not path.is_relative_to(root):
+            raise ReleaseError(f"What arrived holds {name}, which no release of ours holds; run again.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as stream:
+            shutil.copyfileobj(data, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        path.chmod(mode & 0o755)
+
+    def _clear_leftovers(self) -> None:
+        if self.releases.is_dir():
+            for leftover in self.releases.glob(".*-*"):
+                shutil.rmtree(leftover)
+
+
+def check_release(path: str) -> tuple[bool, str, str]:
+    """Check, for verify, that `current` points to a release whose content is what its name says."""
+    wanted = "current points to a whole release"
+    store = Store(Path(path))
+    try:
+        identifier = store.current_identifier()
+    except ReleaseError as error:
+        return False, str(error), wanted
+    if identifier is None:
+        return False, "no link current", wanted
+    if not store.holds(identifier):
+        return False, f"{identifier} is missing or was changed", wanted
+    return True, identifier, wanted
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,102 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Refuse a device that a run would fail on."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: preflight
+short_description: Refuse a device that a run would fail on
+version_added: 0.1.0
+description:
+  - Changes nothing. Ends in sentences that say what stops the run, what was found, what was wanted and what to do.
+  - First asks the device over SSH with a shell alone, so that an unreachable host, a wrong sudo password, a release
+    that is too old for Ansible's modules, an ARMv6 board and a wrong clock are told apart; then looks at apt and the
+    disk. Waits while apt is held, as it is on a card that updates itself after its first boot.
+options:
+  apt_timeout:
+    description: Seconds to wait while somebody else holds apt.
+    type: int
+    default: 300
+  disk_free:
+    description: MiB that a provisioned device must have free.
+    type: int
+    default: 100
+  install_free:
+    description: MiB that it must have free while I(install_packages) are not all installed.
+    type: int
+    default: 1000
+  install_packages:
+    description: The packages that take the most room.
+    type: list
+    elements: str
+    default: []
+author:
+  - pi-fleet contributors (@pi-fleet)
+attributes:
+  check_mode:
+    description: Changes nothing in any mode.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Refuse what cannot be provisioned
+  edge.pi_fleet.preflight:
+    install_packages: [python3-opencv]
+"""
+
+RETURN = r"""
+release:
+  description: Code name of the device's Debian release.
+  type: str
+  returned: success
+architecture:
+  description: Architecture of its userland, by Debian's name.
+  type: str
+  returned: success
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
+from ansible_collections.edge.pi_fleet.plugins.module_utils.preflight import (
+    apt_holder,
+    disk_refusal,
+    installed,
+    wait_for_apt,
+)
+
+MIB = 1024 * 1024
+
+
+def main() -> None:
+    """Entry point of the part that runs on the device; the action plugin of the same name has asked the rest."""
+    module = AnsibleModule(
+        argument_spec={
+            "apt_timeout": {"type": "int", "default": 300},
+            "disk_free": {"type": "int", "default": 100},
+            "install_free": {"type": "int", "default": 1000},
+            "install_packages": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    device = Device(module.run_command)
+    packages = module.params["install_packages"]
+    if packages and not installed(device, packages):
+        needed, what = module.params["install_free"], "to install what is missing"
+    else:
+        needed, what = module.params["disk_free"], "to work"
+    found = [
+        disk_refusal(device.free_bytes(device.path("/")) // MIB, needed, what),
+        wait_for_apt(lambda: apt_holder(device), module.params["apt_timeout"]),
+    ]
+    refused = [sentence for sentence in found if sentence]
+    if refused:
+        module.fail_json(msg=" ".join(refused))
+    module.exit_json(changed=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What /dev/raw1394 is, and the kernel settings beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from ansible_collections.edge.pi_fleet.plugins.module_utils import raw1394, sysctl
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import MANAGED, DeviceError
+from fake_device import FakeDevice
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeDevice:
+    (tmp_path / "dev").mkdir()
+    return FakeDevice(tmp_path)
+
+
+def node(monkeypatch: pytest.MonkeyPatch, kind: int, device: tuple[int, int] = (1, 3), owner: int = 0) -> None:
+    """Nodes need root to be made, so what lstat says is played."""
+    real = os.lstat
+    answer = os.stat_result((kind, 1, 1, 1, owner, 0, 0, 0, 0, 0), {"st_rdev": os.makedev(*device)})
+    monkeypatch.setattr(os, "lstat", lambda path: answer if Path(path).name == "raw1394" else real(path))
+
+
+def test_absent(fake: FakeDevice) -> None:
+    assert raw1394.probe(fake.device()) == "absent"
+
+
+def test_the_node_of_dev_null(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    node(monkeypatch, 0o020666)
+    assert raw1394.probe(fake.device()) == "null"
+
+
+@pytest.mark.parametrize(("kind", "owner"), [(0o020600, 0), (0o020666, 7)])
+def test_other_rights(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch, kind: int, owner: int) -> None:
+    node(monkeypatch, kind, owner=owner)
+    assert raw1394.probe(fake.device()) == "null with other rights"
+
+
+def test_real_hardware(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    node(monkeypatch, 0o020660, (171, 0))
+    assert raw1394.probe(fake.device()) == "real"
+
+
+def test_a_file_is_not_ours_to_replace(fake: FakeDevice) -> None:
+    fake.write("/dev/raw1394", "")
+    with pytest.raises(DeviceError, match="no character device"):
+        raw1394.probe(fake.device())
+
+
+def test_the_line_for_tmpfiles() -> None:
+    assert raw1394.TEXT.startswith(MANAGED)
+    assert raw1394.TEXT.endswith("\nc /dev/raw1394 0666 root root - 1:3\n")
+
+
+def test_settings_of_the_kernel(fake: FakeDevice) -> None:
+    settings = {"fs.protected_hardlinks": "1", "fs.protected_symlinks": "1"}
+    assert sysctl.drop_in(settings) == f"{MANAGED}fs.protected_hardlinks = 1\nfs.protected_symlinks = 1\n"
+    fake.write("/proc/sys/fs/protected_hardlinks", "0\n")
+    wanted: dict[str, str | None] = {"fs.protected_hardlinks": "0", "fs.protected_symlinks": None}
+    assert sysctl.differing(fake.device(), settings) == wanted
+    for name in ("hardlinks", "symlinks"):
+        fake.write(f"/proc/sys/fs/protected_{name}", "1\n")
+    assert sysctl.differing(fake.device(), settings) == {}
