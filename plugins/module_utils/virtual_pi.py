@@ -13,6 +13,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,7 @@ ARCHITECTURES = {"amd64": "amd64", "arm64": "arm64", "armhf": "arm"}
 # systemd, sshd and sudo ask for these; CAP_MKNOD makes /dev/raw1394, CAP_SYS_PTRACE shows who holds which file.
 CAPABILITIES = "SYS_ADMIN,SYS_PTRACE,AUDIT_WRITE,AUDIT_CONTROL,MKNOD"
 
-# Seconds; under emulation a boot takes a minute or two.
-BOOT_LIMIT = 300
+USER = "pi"
 
 # podman's own default for nofile, which a lower hard limit of the host makes unattainable.
 PODMAN_NOFILE = 1048576
@@ -122,10 +122,17 @@ class Engine:
         runtime = ["--runtime", "runc"] if self.program == "podman" and self.host.hybrid_cgroups else []
         return self.run([self.program, *runtime, *arguments], stdin=stdin)
 
-    def start_arguments(self, instance: Instance, port: int) -> list[str]:
-        """Arguments of `run` for one virtual Pi, its sshd published on loopback only."""
+    def limits(self) -> list[str]:
+        """Arguments that keep podman from asking for limits that the host does not grant."""
+        if self.program != "podman" or self.host.nofile_limit >= PODMAN_NOFILE:
+            return []
+        limit = f"{self.host.nofile_limit}:{self.host.nofile_limit}"
+        return [f"--ulimit=nofile={limit}", f"--ulimit=nproc={limit}"]
+
+    def create_arguments(self, instance: Instance, port: int) -> list[str]:
+        """Arguments of `create` for one virtual Pi, its sshd published on loopback only."""
         arguments = [
-            "--detach",
+            *self.limits(),
             f"--name={instance.container}",
             f"--hostname={instance.name}",
             f"--label={LABEL}={instance.fleet}",
@@ -134,9 +141,6 @@ class Engine:
         ]
         if self.program == "podman":
             arguments += ["--systemd=always", "--cgroupns=private", f"--cap-add={CAPABILITIES}"]
-            if self.host.nofile_limit < PODMAN_NOFILE:
-                limit = f"{self.host.nofile_limit}:{self.host.nofile_limit}"
-                arguments += [f"--ulimit=nofile={limit}", f"--ulimit=nproc={limit}"]
         else:
             arguments += [
                 "--cap-add=SYS_ADMIN",
@@ -220,7 +224,7 @@ class Image:
         if not engine.image_exists(self.base):
             self._build_base(engine, scratch)
         if self.packages:
-            self._build_packages(engine, scratch)
+            self._build_packages(engine)
         return True
 
     def _build_base(self, engine: Engine, scratch: Path) -> None:
@@ -255,18 +259,14 @@ class Image:
         finally:
             archive.unlink(missing_ok=True)
 
-    def _build_packages(self, engine: Engine, scratch: Path) -> None:
-        instance = Instance("image", f"{self.name.rpartition(':')[2]}-{os.getpid()}", self.base)
-        maker = instance.container
+    def _build_packages(self, engine: Engine) -> None:
+        maker = f"pi-fleet-image-{self.name.rpartition(':')[2]}-{os.getpid()}"
         install = f"apt-get -qq update && apt-get -qq install --yes --no-install-recommends {' '.join(self.packages)}"
+        options = [f"--name={maker}", f"--label={LABEL}=image", "--env=DEBIAN_FRONTEND=noninteractive"]
+        command = ["sh", "-c", f"{install} >/dev/null && apt-get clean"]
         try:
-            engine.call("run", *engine.start_arguments(instance, free_port()))
-            wait_until_booted(engine, instance, BOOT_LIMIT)
-            noninteractive = "--env=DEBIAN_FRONTEND=noninteractive"
-            engine.call("exec", noninteractive, maker, "sh", "-c", f"{install} && apt-get clean")
-            # Each virtual Pi makes its own.
-            engine.call("exec", maker, "sh", "-c", "rm -f /etc/ssh/ssh_host_*; : >/etc/machine-id")
-            engine.call("commit", f"--change=LABEL {LABEL}=image", maker, self.name)
+            engine.call("run", *options, *engine.limits(), self.base, *command)
+            engine.call("commit", '--change=CMD ["/sbin/init"]', f"--change=LABEL {LABEL}=image", maker, self.name)
         finally:
             engine.call("rm", "--force", maker)
 
@@ -279,42 +279,56 @@ def free_port() -> int:
         return port
 
 
-def start(engine: Engine, instance: Instance, password: str, public_key: str, limit: float) -> Connection:
-    """Start a new virtual Pi and wait until it has booted; give its first user a password and an SSH key."""
-    engine.call("run", *engine.start_arguments(instance, free_port()))
-    wait_until_booted(engine, instance, limit)
-    script = (
-        "install -d -m 0700 -o pi -g pi /home/pi/.ssh"
-        " && install -m 0600 -o pi -g pi /dev/stdin /home/pi/.ssh/authorized_keys"
-    )
-    engine.call("exec", "--interactive", instance.container, "chpasswd", stdin=f"pi:{password}\n")
-    engine.call("exec", "--interactive", instance.container, "sh", "-c", script, stdin=f"{public_key}\n")
-    return connection(engine, instance)
+def create(engine: Engine, instance: Instance, password: str, public_key: str) -> None:
+    """Make a virtual Pi, with the seed that its first boot reads: a password and an SSH key for its first user."""
+    engine.call("create", *engine.create_arguments(instance, free_port()))
+    with tempfile.NamedTemporaryFile("w", prefix="pi-fleet-seed-") as seed:
+        seed.write(f"{USER}:{password}\n{public_key}\n")
+        seed.flush()
+        engine.call("cp", seed.name, f"{instance.container}:/boot/firmware/virtual-pi-seed")
 
 
-def wait_until_booted(engine: Engine, instance: Instance, limit: float) -> None:
-    """Wait until systemd says that it runs and sshd is up, or say what is wrong."""
-    name = instance.container
+def wait_until_booted(engine: Engine, instance: Instance, private_key: Path, limit: float) -> Connection:
+    """Wait until systemd says over SSH that all is up, or say what is wrong.
+
+    Nothing is executed in the container through the engine: on hosts with the hybrid cgroup layout, systemd in one
+    container may remove the directory through which the engine enters another.
+    """
     deadline = time.monotonic() + limit
     state = "it has not started"
     while time.monotonic() < deadline:
         try:
-            # is-system-running fails while it is not yet true: what it prints is what counts.
-            state = engine.call("exec", name, "sh", "-c", "systemctl is-system-running; true").strip()
-            if state == "running" and engine.call("exec", name, "systemctl", "is-active", "ssh").strip() == "active":
-                return
+            found = connection(engine, instance)
+            # Exit code 1 with an answer means: up, but not as it should be.
+            state = engine.run([*ssh(found, private_key), "systemctl is-system-running --wait; true"]).strip()
         except VirtualPiError as error:
             state = str(error)
+            time.sleep(0.5)
+            continue
+        if state == "running":
+            return found
         if state == "degraded":
-            failed = engine.call("exec", name, "systemctl", "--failed", "--plain", "--no-legend").split("\n")[0]
-            raise VirtualPiError(f"{name} booted, but with a failed unit: {failed}")
-        time.sleep(0.5)
-    raise VirtualPiError(f"{name} did not boot within {limit:.0f} s: {state or 'systemd does not answer'}")
+            failed = engine.run([*ssh(found, private_key), "systemctl --failed --plain --no-legend"]).split("\n")[0]
+            raise VirtualPiError(f"{instance.container} booted, but with a failed unit: {failed}")
+    raise VirtualPiError(
+        f"{instance.container} did not boot within {limit:.0f} s: {state or 'systemd does not answer'}"
+    )
+
+
+def ssh(found: Connection, private_key: Path) -> list[str]:
+    """Return the ssh command that reaches a virtual Pi, its host key checked."""
+    known = f"KnownHostsCommand=/bin/echo [127.0.0.1]:{found.port} {found.host_key}"
+    options = ["BatchMode=yes", "ConnectTimeout=10", "IdentitiesOnly=yes", "UserKnownHostsFile=/dev/null", known]
+    arguments = [word for option in options for word in ("-o", option)]
+    return ["ssh", *arguments, "-i", str(private_key), "-p", str(found.port), f"{USER}@127.0.0.1"]
 
 
 def connection(engine: Engine, instance: Instance) -> Connection:
-    """Return where a running virtual Pi answers, with the host key read inside it."""
+    """Return where a virtual Pi answers, with the host key read from its file system."""
     inspected = json.loads(engine.call("inspect", instance.container))[0]
-    bindings = inspected.get("HostConfig", {}).get("PortBindings", {})["22/tcp"]
-    key = engine.call("exec", instance.container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()
-    return Connection(instance.name, int(bindings[0]["HostPort"]), " ".join(key[:2]))
+    bindings = inspected["HostConfig"]["PortBindings"]["22/tcp"]
+    with tempfile.TemporaryDirectory(prefix="pi-fleet-key-") as folder:
+        key = Path(folder, "key.pub")
+        engine.call("cp", f"{instance.container}:/etc/ssh/ssh_host_ed25519_key.pub", str(key))
+        words = key.read_text().split()
+    return Connection(instance.name, int(bindings[0]["HostPort"]), " ".join(words[:2]))

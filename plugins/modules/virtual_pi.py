@@ -58,9 +58,11 @@ options:
     description: Password of the first user, C(pi), whose sudo asks for it.
     type: str
     default: ""
-  public_key:
-    description: SSH public key that may log in as C(pi).
-    type: str
+  private_key:
+    description:
+      - File of an SSH private key that may log in as C(pi); the public one lies beside it, with C(.pub) at its end.
+      - Required where there are instances.
+    type: path
     default: ""
   boot_timeout:
     description: Seconds that one may take to boot; under emulation it takes a minute or two.
@@ -91,7 +93,7 @@ EXAMPLES = r"""
       - name: pi-trixie
         release: trixie
     password: "{{ password }}"
-    public_key: "{{ lookup('ansible.builtin.file', 'id_ed25519.pub') }}"
+    private_key: id_ed25519
 """
 
 RETURN = r"""
@@ -130,8 +132,8 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     Instance,
     VirtualPiError,
     connection,
+    create,
     host_mirror,
-    start,
     wait_until_booted,
 )
 
@@ -155,7 +157,7 @@ def main() -> None:
             "recipe": {"type": "path", "required": True},
             "mirror": {"type": "str", "default": ""},
             "password": {"type": "str", "default": "", "no_log": True},
-            "public_key": {"type": "str", "default": "", "no_log": False},
+            "private_key": {"type": "path", "default": "", "no_log": False},
             "boot_timeout": {"type": "int", "default": 300},
             "engine": {"type": "str", "choices": ["auto", "podman", "docker"], "default": "auto"},
         },
@@ -234,12 +236,14 @@ def converge(module: AnsibleModule, host: Host, engine: Engine) -> None:
     if removed:
         engine.call("rm", "--force", "--volumes", *removed)
 
+    key = Path(module.params["private_key"] or "/nonexistent")
+
     def ensure(item: Instance) -> Connection:
         if item.container not in kept:
-            return start(engine, item, module.params["password"], module.params["public_key"], limit)
-        if item.container not in running:
+            create(engine, item, module.params["password"], key.with_suffix(".pub").read_text().strip())
+        if item.container not in kept or item.container not in running:
             engine.call("start", item.container)
-            wait_until_booted(engine, item, limit)
+            return wait_until_booted(engine, item, key, limit)
         return connection(engine, item)
 
     with ThreadPoolExecutor(max_workers=4) as pool:

@@ -34,7 +34,7 @@ rm -f "$root"/etc/ssh/ssh_host_*
 # systemd-binfmt would change the host's table of interpreters. The apt timers would hold apt at random moments.
 chroot "$root" systemctl --quiet mask systemd-binfmt.service proc-sys-fs-binfmt_misc.automount \
   systemd-udevd.service systemd-firstboot.service apt-daily.timer apt-daily-upgrade.timer
-chroot "$root" systemctl --quiet enable ssh.service virtual-pi-host-key.service
+chroot "$root" systemctl --quiet enable ssh.service virtual-pi-first-boot.service
 chroot "$root" systemctl --quiet set-default multi-user.target
 
 # Under qemu-user these fail on their credentials, which a virtual Pi does not have.
