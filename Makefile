@@ -35,7 +35,7 @@ lint: tools ## ansible-lint (production), yamllint, ruff, mypy --strict, shellch
 	@echo "lint: mypy"; mypy --no-error-summary plugins files roles tests tools
 	@echo "lint: yamllint"; yamllint --strict .
 	@echo "lint: shellcheck"; shellcheck $(SCRIPTS)
-	@echo "lint: ansible-lint"; ansible-lint --quiet
+	@echo "lint: ansible-lint"; ansible-lint -q
 
 SCRIPTS = .ci/run $(shell git ls-files '*.sh') roles/virtual_pi/files/image/rpi-swap/usr/lib/systemd/system-generators/*
 
@@ -50,6 +50,14 @@ molecule: tools ## the molecule scenarios (SCENARIO=name for one)
 .PHONY: package
 package: .venv/installed ## write the Lambda as the zip that the AWS console takes, into dist/
 	@python3 files/beverage_classifier/package.py
+
+.PHONY: collection
+collection: .venv/installed ## write the Ansible collection into dist/
+	@tools/build_collection.py
+
+.PHONY: docs
+docs: .venv/installed ## write what is generated in READMEs: inputs of roles, the table of roles
+	@tools/docs.py
 
 .PHONY: lock
 lock: .venv/installed ## pin what pyproject.toml names, with hashes, in requirements.lock

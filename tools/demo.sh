@@ -34,7 +34,7 @@ architecture=$(ansible "$host" --module-name ansible.builtin.command --args "dpk
 cat <<END
 
 === Done in $((SECONDS - begun)) s
-What stands     $host: Debian $release, $architecture, provisioned over SSH by 10 roles
+What stands     $host: Debian $release, $architecture, provisioned over SSH
 What was proven $checks checks, all right: .cache/verify/$host.json
 What waits      swap and kernel flags: a container's kernel is its host's; a real Pi activates them
 

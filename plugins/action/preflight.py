@@ -72,4 +72,4 @@ class ActionModule(ActionBase):
             )
         if "not in the sudoers" in lowered or "may not run sudo" in lowered:
             return f"{host}'s user may not use sudo: add it to the group sudo on the device."
-        return f"{host} did not answer the first question: {reason}"
+        return f"{host} did not answer the first question ({reason}): log in by hand, mend what it says, and run again."

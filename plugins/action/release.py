@@ -15,7 +15,6 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.release import Relea
 class ActionModule(ActionBase):
     """See module release."""
 
-    TRANSFERS_FILES = True
     _VALID_ARGS = frozenset(("path", "src", "patterns", "keep"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -40,13 +39,13 @@ class ActionModule(ActionBase):
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder, "release.tar")
             content.write_archive(archive)
-            remote = self._connection._shell.join_path(self._make_tmp_path(), "release.tar")
+            # Ansible removes this folder when the task is over.
+            shell = self._connection._shell
+            there = shell.tmpdir or self._make_tmp_path()
+            remote = shell.join_path(there, "release.tar")
             self._transfer_file(str(archive), remote)
-            self._fixup_perms2((self._connection._shell.tmpdir, remote))
-        try:
-            return self._device({**module_args, "archive": remote}, task_vars)
-        finally:
-            self._remove_tmp_path(self._connection._shell.tmpdir)
+            self._fixup_perms2((there, remote))
+        return self._device({**module_args, "archive": remote}, task_vars)
 
     def _device(self, module_args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(

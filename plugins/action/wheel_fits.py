@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.edge.pi_fleet.plugins.module_utils.wheel import WheelError, read_wheel
 
@@ -26,11 +25,12 @@ class ActionModule(ActionBase):
         )
         answer = self._low_level_execute_command(QUESTION)
         if answer["rc"] != 0:
-            raise AnsibleActionFail(f"The device does not tell its architecture and Python: {answer['stderr'].strip()}")
+            reason = answer["stderr"].strip()
+            return {"failed": True, "msg": f"The device does not tell its architecture and Python: {reason}"}
         architecture, python = answer["stdout"].split()[-2:]
         try:
             wheel = read_wheel(Path(arguments["path"]), arguments["sha256"])
             wheel.check(architecture, python)
         except WheelError as error:
-            raise AnsibleActionFail(str(error)) from error
+            return {"failed": True, "msg": str(error)}
         return {"changed": False, "name": wheel.name, "version": wheel.version}

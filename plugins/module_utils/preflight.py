@@ -60,7 +60,7 @@ class Answer:
             machine=pairs.get("machine", ""),
             armv6=pairs.get("armv6", "0") == "1" or pairs.get("machine", "").startswith("armv6"),
             python=pairs.get("python", ""),
-            clock=int(clock) if clock.isdigit() else 0,
+            clock=int(clock) if clock.isdecimal() else 0,
         )
 
 
@@ -119,7 +119,7 @@ def apt_holder(device: Device) -> Holder | None:
     """Return who holds a lock of apt or dpkg, or None. Opens the files for reading only; takes no lock."""
     for lock in APT_LOCKS:
         try:
-            handle = os.open(device.path(lock), os.O_RDWR)
+            handle = os.open(device.path(lock), os.O_RDONLY)
         except OSError:
             continue
         try:

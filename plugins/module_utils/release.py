@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,10 @@ from typing import IO
 
 # What Python writes beside sources is not content.
 IGNORED = ("__pycache__", "*.pyc")
+
+# Nothing else in the folder of the releases is ours to remove.
+RELEASE = re.compile(r"[0-9a-f]{16}")
+LEFTOVER = re.compile(r"\.(incoming|outgoing)-[0-9a-f]{16}")
 
 
 class ReleaseError(Exception):
@@ -120,9 +125,12 @@ class Store:
         self._clear_leftovers()
         self.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
         incoming.mkdir(mode=0o755)
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                self._write(incoming, member.name, tar.extractfile(member), member.mode)
+        try:
+            with tarfile.open(archive, "r:") as tar:
+                for member in tar:
+                    self._write(incoming, member.name, tar.extractfile(member), member.mode)
+        except (tarfile.TarError, KeyError) as error:
+            raise ReleaseError(f"What arrived for {release} cannot be read ({error}); run again.") from error
         for folder, _, _ in os.walk(incoming):
             Path(folder).chmod(0o755)
             _sync(Path(folder))
@@ -130,7 +138,7 @@ class Store:
             shutil.rmtree(incoming)
             raise ReleaseError(f"What arrived for {release} is not what was sent; run again.")
         if release.exists():
-            release.rename(self.releases / f".damaged-{identifier}")
+            self._retire(release)
         incoming.rename(release)
         _sync(self.releases)
         self._clear_leftovers()
@@ -143,15 +151,19 @@ class Store:
         link.rename(self.current)
         _sync(self.path)
 
-    def prune(self, keep: int) -> list[str]:
-        """Remove the oldest releases beyond `keep`, never the current one; return their names."""
+    def surplus(self, keep: int) -> list[Path]:
+        """Return what is to be removed: leftovers, and the oldest releases beyond `keep`, never the current one."""
+        if not self.releases.is_dir():
+            return []
         current = self.current_identifier()
-        others = [p for p in self.releases.iterdir() if p.name != current and not p.name.startswith(".")]
+        others = [p for p in self.releases.iterdir() if p.name != current and RELEASE.fullmatch(p.name)]
         others.sort(key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
-        removed = others[max(keep - 1, 0) :]
-        for release in removed:
-            shutil.rmtree(release)
-        return [release.name for release in removed]
+        return [*self._leftovers(), *others[max(keep - 1, 0) :]]
+
+    def prune(self, keep: int) -> None:
+        """Remove the surplus."""
+        for release in self.surplus(keep):
+            shutil.rmtree(release if LEFTOVER.fullmatch(release.name) else self._retire(release))
 
     @staticmethod
     def _write(root: Path, name: str, data: IO[bytes] | None, mode: int) -> None:
@@ -165,10 +177,18 @@ class Store:
             os.fsync(stream.fileno())
         path.chmod(mode & 0o755)
 
+    def _retire(self, release: Path) -> Path:
+        # What is removed loses its name first: a half-removed release is none.
+        return release.rename(self.releases / f".outgoing-{release.name}")
+
+    def _leftovers(self) -> list[Path]:
+        if not self.releases.is_dir():
+            return []
+        return [path for path in self.releases.iterdir() if LEFTOVER.fullmatch(path.name)]
+
     def _clear_leftovers(self) -> None:
-        if self.releases.is_dir():
-            for leftover in self.releases.glob(".*-*"):
-                shutil.rmtree(leftover)
+        for leftover in self._leftovers():
+            shutil.rmtree(leftover)
 
 
 def check_release(path: str) -> tuple[bool, str, str]:

@@ -68,21 +68,25 @@ class Venv:
         """Return what is wrong with a distribution in the environment, or None if it is whole."""
         if self.site_packages is None:
             return "no environment"
-        found = sorted(self.site_packages.glob(f"{normalise(name)}-*.dist-info"), key=str)
-        found += [p for p in self.site_packages.glob(f"{name}-*.dist-info") if p not in found]
+        found = {}
+        for directory in sorted(self.site_packages.glob("*.dist-info")):
+            distribution, _, there = directory.name.removesuffix(".dist-info").rpartition("-")
+            if normalise(distribution) == normalise(name):
+                found[there] = directory / "RECORD"
         if not found:
             return "not installed"
-        versions = [directory.name.removesuffix(".dist-info").rpartition("-")[2] for directory in found]
-        if versions != [version]:
-            return " and ".join(versions)
-        record = found[0] / "RECORD"
-        if not record.is_file():
+        if list(found) != [version]:
+            return " and ".join(found)
+        try:
+            with found[version].open(newline="", encoding="utf-8") as stream:
+                files = [(path, digest) for path, digest, _ in csv.reader(stream)]
+            changed = [path for path, digest in files if digest and not _matches(self.site_packages / path, digest)]
+        except (OSError, ValueError, csv.Error):
+            # After a loss of power it may hold anything.
+            files = []
+        if not files:
             return "half-installed"
-        with record.open(newline="") as stream:
-            for path, digest, *_ in csv.reader(stream):
-                if digest and not _matches(self.site_packages / path, digest):
-                    return f"{path} was changed or is missing"
-        return None
+        return f"{changed[0]} was changed or is missing" if changed else None
 
     def install(self, run: Runner, name: str, version: str, wheels: Path) -> None:
         """Install a wheel from a folder of wheels, without its dependencies and without a network."""

@@ -18,6 +18,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import check_cmdline, check_memory_controller
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import check_release
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import check_swap
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import check_units
 from ansible_collections.edge.pi_fleet.plugins.module_utils.venv import check_distribution, last_line
 
 Found = tuple[bool, str, str]
@@ -53,7 +54,9 @@ def check_path(device: Device, wanted: Mapping[str, Any]) -> Found:
     asked = {key: _text(wanted[key]) for key in ("state", *found) if key in wanted}
     differing = {key: value for key, value in asked.items() if found.get(key) != value}
     if not differing:
-        return True, " ".join(asked.values()), " ".join(asked.values())
+        # Lines that are all there need no room in the table.
+        text = " ".join(value for key, value in asked.items() if key != "contains")
+        return True, text, text
     return False, _pairs({key: found.get(key, "none") for key in differing}), _pairs(differing)
 
 
@@ -83,8 +86,10 @@ def check_group(device: Device, wanted: Mapping[str, Any]) -> Found:
 
 
 def check_sysctl(device: Device, wanted: Mapping[str, Any]) -> Found:
-    """Check what the kernel says of a setting."""
+    """Check what the kernel says of a setting; a container's kernel is not the device's to set."""
     found = (read_text(device.path(f"/proc/sys/{wanted['name'].replace('.', '/')}")) or "not known").strip()
+    if found != wanted["value"] and device.is_container():
+        return True, f"{found}, activation waits: container", wanted["value"]
     return found == wanted["value"], found, wanted["value"]
 
 
@@ -131,6 +136,7 @@ CHECKS: dict[str, Callable[[Device, Mapping[str, Any]], Found]] = {
     "swap": lambda device, wanted: check_swap(device, wanted["size"], wanted["restore_after_install"]),
     "kernel_cmdline": lambda device, wanted: check_cmdline(device, wanted["flags"]),
     "memory_controller": lambda device, wanted: check_memory_controller(device),
+    "units": lambda device, wanted: check_units(device, wanted["files"], wanted["enable"]),
     "camera": lambda device, wanted: check_camera(wanted["user"]),
 }
 

@@ -8,16 +8,21 @@ the machine in the byte order that byte 5 names (1 for little-endian).
 from __future__ import annotations
 
 import hashlib
+import lzma
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-# Debian's architecture, by ELF class and machine.
+# Debian's architecture, by ELF class and machine; all are little-endian.
 ARCHITECTURES = {(1, 40): "armhf", (2, 183): "arm64", (2, 62): "amd64", (1, 3): "i386"}
 
 # distribution-version(-build)?-python-abi-platform.whl, by the binary distribution format of packaging.python.org.
 NAME = re.compile(r"^(?P<name>[^-]+)-(?P<version>[^-]+)(-\d[^-]*)?-(?P<python>[^-]+)-(?P<abi>[^-]+)-[^-]+\.whl$")
+
+# What zipfile lets through of a damaged file.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
 
 
 class WheelError(Exception):
@@ -44,7 +49,7 @@ class Wheel:
                     f" name a wheel built for {architecture}."
                 )
         tag = python.replace(".", "")
-        fitting = {f"cp{tag}", f"py{tag}", "py3"}
+        fitting = {f"cp{tag}", "py3", *(f"py3{minor}" for minor in range(int(tag[1:]) + 1))}
         if "abi3" in self.abis:
             fitting |= {f"cp3{minor}" for minor in range(2, int(tag[1:]) + 1)}
         if not fitting & set(self.pythons):
@@ -72,9 +77,8 @@ def read_wheel(path: Path, sha256: str) -> Wheel:
                 with archive.open(member) as stream:
                     header = stream.read(20)
                 if header[:4] == b"\x7fELF" and len(header) == 20:
-                    machine = int.from_bytes(header[18:20], "little" if header[5] == 1 else "big")
-                    binaries[member.filename] = ARCHITECTURES.get((header[4], machine), f"ELF machine {machine}")
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+                    binaries[member.filename] = _architecture(header)
+    except UNREADABLE as error:
         raise WheelError(f"{path} cannot be read as a wheel ({error}): fetch it again.") from error
     return Wheel(
         file=path.name,
@@ -84,3 +88,10 @@ def read_wheel(path: Path, sha256: str) -> Wheel:
         abis=tuple(named["abi"].split(".")),
         binaries=binaries,
     )
+
+
+def _architecture(header: bytes) -> str:
+    if header[5] != 1:
+        return f"big-endian ELF machine {int.from_bytes(header[18:20], 'big')}"
+    machine = int.from_bytes(header[18:20], "little")
+    return ARCHITECTURES.get((header[4], machine), f"ELF machine {machine}")

@@ -64,6 +64,7 @@ former:
   returned: success
 """
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -81,12 +82,16 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # Every user reads releases, whatever root's umask is.
+    os.umask(0o022)
     store, release, archive = Store(Path(module.params["path"])), module.params["release"], module.params["archive"]
     try:
         former = store.current_identifier() or ""
         missing = not store.holds(release)
+        # A run killed before its end leaves no more to do than this.
+        surplus = store.surplus(module.params["keep"])
         result = {
-            "changed": missing or former != release,
+            "changed": missing or former != release or bool(surplus),
             "release": release,
             "former": former,
             "diff": {"before": f"{store.current} -> {former}\n", "after": f"{store.current} -> {release}\n"},
@@ -99,8 +104,7 @@ def main() -> None:
             store.unpack(release, Path(archive))
         if former != release:
             store.switch(release)
-        if result["changed"]:
-            store.prune(module.params["keep"])
+        store.prune(module.params["keep"])
         module.exit_json(**result)
     except ReleaseError as error:
         module.fail_json(msg=str(error))

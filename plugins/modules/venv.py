@@ -57,6 +57,7 @@ installed:
   returned: success
 """
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -73,6 +74,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # Every user imports from the environment, whatever root's umask is.
+    os.umask(0o022)
     venv, wheels = Venv(Path(module.params["path"])), Path(module.params["wheels"])
     wanted: dict[str, str] = module.params["distributions"]
     usable = venv.is_usable()

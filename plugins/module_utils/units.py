@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""systemd units that belong to pi-fleet: their files, whether they are enabled, and whether they run what is written.
+
+A mark in /run, which a boot clears as it clears what it marks, says that a restart is owed: a run killed between
+writing a file and restarting its unit is healed by the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, remove, write_text
+
+FOLDER = "/etc/systemd/system"
+OWED = "/run/pi-fleet/restart-owed"
+
+
+@dataclass(frozen=True)
+class Units:
+    """Files below /etc/systemd/system by name, and the units that shall be enabled and active."""
+
+    device: Device
+    files: Mapping[str, str]
+    enable: Sequence[str]
+
+    def differing(self) -> list[str]:
+        """Return the names of the files whose text on the device is another one."""
+        return [name for name, text in self.files.items() if read_text(self.device.path(f"{FOLDER}/{name}")) != text]
+
+    def owed(self) -> bool:
+        """Say whether an earlier run was killed before it restarted, or systemd has not read what is written."""
+        if any(self.device.path(f"{OWED}/{unit}").exists() for unit in self.enable):
+            return True
+        names = [*self.files, *self.enable]
+        _, output, _ = self.device.run(["systemctl", "show", "--property=NeedDaemonReload", "--value", *names])
+        return "yes" in output.split()
+
+    def not_enabled(self) -> list[str]:
+        """Return the units that a boot would not start."""
+        return [unit for unit in self.enable if self._says("is-enabled", unit) != "enabled"]
+
+    def not_active(self) -> list[str]:
+        """Return the units that do not run."""
+        return [unit for unit in self.enable if self._says("is-active", unit) != "active"]
+
+    def write(self, names: Sequence[str]) -> None:
+        """Write files, and first the marks that their units owe a restart."""
+        for unit in self.enable if names else []:
+            write_text(self.device.path(f"{OWED}/{unit}"), "")
+        for name in names:
+            write_text(self.device.path(f"{FOLDER}/{name}"), self.files[name], mode=0o644)
+
+    def activate(self, restart: bool) -> None:
+        """Let systemd read the files, enable the units, and start them, or restart them."""
+        if restart:
+            self.device.command("systemctl", "daemon-reload")
+        for unit in self.not_enabled():
+            self.device.command("systemctl", "enable", "--quiet", unit)
+        for unit in self.enable if restart else self.not_active():
+            self.device.command("systemctl", "restart", unit)
+            remove(self.device.path(f"{OWED}/{unit}"))
+
+    def _says(self, verb: str, unit: str) -> str:
+        return self.device.run(["systemctl", verb, unit])[1].strip()
+
+
+def check_units(device: Device, files: Mapping[str, str], enable: Sequence[str]) -> tuple[bool, str, str]:
+    """Check, for verify, that units are as written, enabled and active."""
+    units = Units(device, files, enable)
+    wrong = [f"{name} was changed or is missing" for name in units.differing()]
+    wrong += [f"{name} is not enabled" for name in units.not_enabled()]
+    wrong += [f"{name} is not active" for name in units.not_active()]
+    wrong += ["systemd has not read what is written"] if not wrong and units.owed() else []
+    wanted = "enabled, active, as written"
+    return not wrong, ", ".join(wrong) or wanted, wanted

@@ -1,0 +1,92 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Keep systemd units as they are written."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: units
+short_description: Keep systemd units as they are written
+version_added: 0.1.0
+description:
+  - Writes units below C(/etc/systemd/system), lets systemd read them, enables them and has them run what is written,
+    in one module execution.
+  - M(ansible.builtin.template) and M(ansible.builtin.systemd_service) take two and one a unit, lose the restart when a
+    run is killed before its handlers, and fail in check mode on a unit that is not there yet.
+options:
+  files:
+    description: Text of each file, by its name below C(/etc/systemd/system); drop-ins are C(UNIT.d/NAME.conf).
+    type: dict
+    required: true
+  enable:
+    description: Units that shall be enabled and active, and that are restarted when a file changes.
+    type: list
+    elements: str
+    required: true
+author:
+  - pi-fleet contributors (@pi-fleet)
+attributes:
+  check_mode:
+    description: Says whether it would write, enable, start or restart anything.
+    support: full
+  diff_mode:
+    description: Shows the files' text before and after.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Keep the guard looking
+  edge.pi_fleet.units:
+    files:
+      field-data-guard.service: "{{ lookup('ansible.builtin.template', 'field-data-guard.service.j2') }}"
+      field-data-guard.timer: "{{ lookup('ansible.builtin.template', 'field-data-guard.timer.j2') }}"
+    enable: [field-data-guard.timer]
+"""
+
+RETURN = r"""
+written:
+  description: Files that were written, or would be in check mode.
+  type: list
+  elements: str
+  returned: success
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, Units
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "files": {"type": "dict", "required": True},
+            "enable": {"type": "list", "elements": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    device = Device(module.run_command)
+    units = Units(device, module.params["files"], module.params["enable"])
+    differing = units.differing()
+    restart = bool(differing) or units.owed()
+    diff = [
+        {
+            "before_header": f"{FOLDER}/{name}",
+            "after_header": f"{FOLDER}/{name}",
+            "before": read_text(device.path(f"{FOLDER}/{name}")) or "",
+            "after": units.files[name],
+        }
+        for name in differing
+    ]
+    changed = bool(restart or units.not_enabled() or units.not_active())
+    try:
+        if changed and not module.check_mode:
+            units.write(differing)
+            units.activate(restart)
+    except (DeviceError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, written=differing, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

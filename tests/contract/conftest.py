@@ -1,0 +1,8 @@
+"""Makes tools/ importable, and gives what the contract tests share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

@@ -1,0 +1,86 @@
+"""The repository as the contract tests read it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+ON_DEVICES = [role for role in ROLES if role != "virtual_pi"]
+
+# What a task may have besides its module.
+KEYWORDS = {
+    *("args", "async", "become", "become_user", "changed_when", "check_mode", "delay", "delegate_to", "diff"),
+    *("environment", "failed_when", "loop", "loop_control", "name", "no_log", "notify", "poll", "register", "retries"),
+    *("run_once", "tags", "until", "vars", "when", "block", "rescue", "always"),
+}
+
+
+def read(path: str) -> str:
+    """Return the text of a file of the repository."""
+    return (ROOT / path).read_text()
+
+
+def read_yaml(path: str) -> Any:
+    """Return what a YAML file of the repository holds."""
+    return yaml.safe_load(read(path))
+
+
+def files(*paths: str) -> list[Path]:
+    """Return the files that are or could be committed, below these paths; links are left out."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *paths],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [path for path in found if path.is_file() and not path.is_symlink()]
+
+
+def documents() -> list[Path]:
+    """Return all Markdown files."""
+    return [path for path in files() if path.suffix == ".md"]
+
+
+def tasks(role: str) -> Iterator[dict[str, Any]]:
+    """Yield every task and handler of a role, blocks and what is in them included."""
+
+    def walk(found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for task in found:
+            yield task
+            for part in ("block", "rescue", "always"):
+                yield from walk(task.get(part, []))
+
+    for folder in ("tasks", "handlers"):
+        for path in sorted((ROOT / "roles" / role / folder).glob("*.yml")):
+            yield from walk(read_yaml(str(path)) or [])
+
+
+def modules(task: dict[str, Any]) -> set[str]:
+    """Return what a task names besides keywords: its module."""
+    return {key for key in task if key not in KEYWORDS}
+
+
+def site() -> dict[str, Any]:
+    """Return the one play of site.yml."""
+    (play,) = read_yaml("playbooks/site.yml")
+    found: dict[str, Any] = play
+    return found
+
+
+def site_roles() -> list[str]:
+    """Return the roles of site.yml in their order."""
+    return [entry["role"].removeprefix("edge.pi_fleet.") for entry in site()["roles"]]
+
+
+def plain(text: str) -> str:
+    """Return source text with adjacent string literals and folded lines joined, as they are printed."""
+    return " ".join(re.sub(r"[\"']\s*\n\s*f?[\"']", "", text).split())

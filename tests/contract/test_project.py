@@ -1,0 +1,122 @@
+"""What the repository's parts promise each other."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.contract.repository import ROLES, ROOT, documents, files, plain, read, read_yaml
+
+TOP = (
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "ansible.cfg", "pyproject.toml"),
+    *("requirements.lock", ".ci/run", ".config/molecule/config.yml", "playbooks", "roles", "files", "plugins", "tools"),
+    *("inventory/virtual", "inventory/example", "molecule/default", "tests/unit", "tests/contract", "docs/decisions"),
+)
+LINKS = ("README.md", "CHANGELOG.md", "LICENSE", "roles", "plugins", "playbooks", "files")
+COLLECTION = "collections/ansible_collections/edge/pi_fleet"
+
+
+def code(text: str) -> str:
+    """Return what a Markdown text shows as code, fenced or in a line."""
+    fenced = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
+    return "\n".join([*fenced, *re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^```.*?^```", "", text))])
+
+
+def targets() -> dict[str, str]:
+    """Return the Makefile's targets and their lines of help."""
+    return dict(re.findall(r"^([a-z-]+):(?:.*## (.+))?", read("Makefile"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_the_repository_has(name: str) -> None:
+    assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_the_collections_links_lead_to_the_checkout(name: str) -> None:
+    assert (ROOT / COLLECTION / name).resolve(strict=True) == ROOT / name
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_a_document_names_is_there(path: Path) -> None:
+    text = path.read_text()
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code(text))) <= targets().keys()
+    for name in re.findall(r"\bplaybooks/[\w-]+\.yml", text):
+        assert (ROOT / name).is_file(), name
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "unit", "molecule", "clean"])
+def test_make_explains(target: str) -> None:
+    assert targets()[target]
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads(read("pyproject.toml"))
+    assert read_yaml(f"{COLLECTION}/galaxy.yml")["version"] == project["project"]["version"]
+
+
+def test_what_the_project_needs_is_locked() -> None:
+    project = tomllib.loads(read("pyproject.toml"))
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    locked = {line.split()[0].lower() for line in read("requirements.lock").splitlines() if "==" in line}
+    assert not [name for name in wanted if name.lower() not in locked]
+
+
+def test_ansible_checks_host_keys_saves_connections_and_keeps_its_warnings() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "ansible.cfg")
+    assert settings["defaults"]["host_key_checking"] == "True"
+    assert settings["connection"]["pipelining"] == "True"
+    assert "deprecation_warnings" not in read("ansible.cfg")
+
+
+def test_no_file_names_a_folder_of_the_machine_it_was_written_on() -> None:
+    folder = ("/" + "work/").encode()
+    assert not [str(path.relative_to(ROOT)) for path in files() if folder in path.read_bytes()]
+
+
+def test_troubleshooting_quotes_what_is_printed() -> None:
+    sources = " ".join(plain(path.read_text()) for path in files("plugins", "roles", "files") if is_source(path))
+    rows = re.findall(r"^\| `([^`]+)` \|", read("docs/troubleshooting.md"), re.MULTILINE)
+    assert len(rows) > 20
+    quoted = [part.strip() for row in rows for part in row.split("…")]
+    assert not [part for part in quoted if part not in sources]
+
+
+def is_source(path: Path) -> bool:
+    return path.suffix in (".py", ".yml")
+
+
+def test_every_step_of_the_article_is_told() -> None:
+    steps = re.findall(r"^\| (\d+) \| .+ \| (.+) \|$", read("docs/article.md"), re.MULTILINE)
+    assert [int(step) for step, _ in steps] == list(range(1, 15))
+    for name in re.findall(r"[Rr]ole `(\w+)`", read("docs/article.md")):
+        assert name in ROLES
+
+
+def test_the_example_inventory_opens_and_holds_inputs_only(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("example")
+    arguments = ["-i", "inventory/example", "--list", "--vault-password-file", str(password)]
+    listed = subprocess.run(["ansible-inventory", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(listed.stdout)["_meta"]["hostvars"]
+    assert len({host["camera_source"] for host in found.values()}) == 2
+    for host in found.values():
+        assert host["ansible_become_password"] == "{{ vault_become_password }}"
+        assert host["vault_become_password"]
+        assert "StrictHostKeyChecking" not in str(host)
+    for path in files("inventory/example/group_vars"):
+        if path.stem in ROLES:
+            specs = read_yaml(f"roles/{path.stem}/meta/argument_specs.yml")["argument_specs"]["main"]
+            assert read_yaml(str(path)).keys() <= specs["options"].keys()
+        else:
+            assert path.stem in ("connection", "vault")
+    assert read("inventory/example/group_vars/devices/vault.yml").startswith("$ANSIBLE_VAULT;")

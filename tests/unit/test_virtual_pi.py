@@ -1,0 +1,348 @@
+"""Virtual Pis: what a container engine is asked for on the hosts that there are, and when an image is another one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from ansible_collections.edge.pi_fleet.plugins.module_utils import virtual_pi
+from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
+    Connection,
+    Engine,
+    Host,
+    Image,
+    Instance,
+    VirtualPiError,
+    host_mirror,
+    recipe_digest,
+    recipe_packages,
+)
+
+LAPTOP = Host("amd64", hybrid_cgroups=False, nofile_limit=1048576)
+CRAMPED = Host("amd64", hybrid_cgroups=True, nofile_limit=20000)
+KITCHEN = Instance("fleet", "kitchen", "localhost/pi-fleet/virtual-pi:trixie-amd64-0123456789ab")
+
+
+class Played:
+    """A container engine that answers by the verb, and remembers what it was asked."""
+
+    def __init__(self, answers: dict[str, str | Callable[[list[str]], str]] | None = None) -> None:
+        self.answers = answers or {}
+        self.calls: list[list[str]] = []
+
+    def __call__(self, argv: Sequence[str], stdin: str | None = None) -> str:
+        self.calls.append(list(argv))
+        words = [word for word in argv[1:] if word not in ("--runtime", "runc")]
+        found = self.answers.get(argv[0] if argv[0] in self.answers else words[0], "")
+        return found(list(argv)) if callable(found) else found
+
+
+def arguments(program: str, host: Host) -> list[str]:
+    return Engine(program, host).create_arguments(KITCHEN, 2201)
+
+
+@pytest.mark.parametrize("host", [LAPTOP, CRAMPED])
+@pytest.mark.parametrize("program", ["podman", "docker"])
+def test_every_virtual_pi_is_on_loopback_labelled_and_unprivileged(program: str, host: Host) -> None:
+    found = arguments(program, host)
+    assert [word for word in found if "publish" in word or word.startswith(("-p", "-P"))] == [
+        "--publish=127.0.0.1:2201:22"
+    ]
+    assert "--label=pi-fleet=fleet" in found
+    assert f"--label=pi-fleet.image={KITCHEN.image}" in found
+    assert {"--name=fleet-kitchen", "--hostname=kitchen"} <= set(found)
+    assert found[-1] == KITCHEN.image
+    assert not [word for word in found if word.startswith(("--privileged", "--network", "--net", "--pid", "--ipc"))]
+
+
+def test_podman_on_a_plain_host_is_asked_for_no_exception() -> None:
+    found = arguments("podman", LAPTOP)
+    assert {"--systemd=always", "--cgroupns=private"} <= set(found)
+    assert not [word for word in found if word.startswith(("--ulimit", "--env", "--volume", "--security-opt"))]
+
+
+def test_podman_on_a_cramped_host_stays_within_its_limits() -> None:
+    found = arguments("podman", CRAMPED)
+    assert {"--ulimit=nofile=20000:20000", "--ulimit=nproc=20000:20000"} <= set(found)
+    assert "--env=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1" in found
+
+
+def test_docker_gets_the_mounts_that_podman_makes_by_itself() -> None:
+    found = arguments("docker", LAPTOP)
+    assert {"--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--tmpfs=/run"} <= set(found)
+    assert not [word for word in found if word.startswith(("--systemd", "--ulimit", "--env"))]
+    assert "--env=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1" in arguments("docker", CRAMPED)
+
+
+@pytest.mark.parametrize(
+    ("program", "host", "start"),
+    [
+        ("podman", LAPTOP, ["podman", "images"]),
+        ("podman", CRAMPED, ["podman", "--runtime", "runc", "images"]),
+        ("docker", CRAMPED, ["docker", "images"]),
+    ],
+)
+def test_the_hybrid_layout_needs_runc(program: str, host: Host, start: list[str]) -> None:
+    played = Played({"images": "0123\n"})
+    assert Engine(program, host, played).image_exists("image")
+    assert played.calls == [[*start, "--quiet", "image"]]
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "found"),
+    [
+        (["podman", "docker"], "auto", "podman"),
+        (["docker"], "auto", "docker"),
+        (["podman", "docker"], "docker", "docker"),
+        ([], "podman", "podman"),
+    ],
+)
+def test_an_engine_is_found(monkeypatch: pytest.MonkeyPatch, there: list[str], wanted: str, found: str) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name in there else None)
+    assert Engine.find(wanted, LAPTOP).program == found
+
+
+def test_without_an_engine_the_next_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(VirtualPiError, match=r"^Neither podman nor docker is installed here; run 'make tools'"):
+        Engine.find("auto", LAPTOP)
+
+
+def test_a_program_that_is_not_there_or_fails_is_told() -> None:
+    with pytest.raises(VirtualPiError, match=r"^no-such-engine is not installed here; run 'make tools'\.$"):
+        virtual_pi.run(["no-such-engine", "create"])
+    with pytest.raises(VirtualPiError, match=r"^'sh -c .*' failed: 2 3 4$"):
+        virtual_pi.run(["sh", "-c", "seq 1 4 >&2; exit 1"])
+    with pytest.raises(VirtualPiError, match=r"failed: it said nothing$"):
+        virtual_pi.run(["false"])
+    assert virtual_pi.run(["cat"], stdin="text") == "text"
+
+
+@pytest.mark.parametrize("hybrid", [True, False])
+def test_a_host_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hybrid: bool) -> None:
+    monkeypatch.setattr(virtual_pi, "run", lambda argv: "armhf\n")
+    if not hybrid:
+        (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
+    host = Host.detect(tmp_path)
+    assert (host.architecture, host.hybrid_cgroups) == ("armhf", hybrid)
+    assert host.nofile_limit != 0
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    folder = tmp_path / "recipe"
+    (folder / "etc").mkdir(parents=True)
+    (folder / "packages.txt").write_text("# a card\nsystemd\nrpi-swap [trixie]\ndphys-swapfile [bookworm] # swap\n\n")
+    (folder / "customize.sh").write_text("#!/bin/sh\n")
+    (folder / "customize.sh").chmod(0o755)
+    (folder / "etc" / "motd").write_text("hello\n")
+    return folder
+
+
+def change_a_byte(recipe: Path) -> None:
+    (recipe / "etc" / "motd").write_text("hellO\n")
+
+
+def change_a_mode(recipe: Path) -> None:
+    (recipe / "etc" / "motd").chmod(0o755)
+
+
+def rename_a_file(recipe: Path) -> None:
+    (recipe / "etc" / "motd").rename(recipe / "motd")
+
+
+def add_an_empty_file(recipe: Path) -> None:
+    (recipe / "etc" / "issue").touch()
+
+
+def remove_a_file(recipe: Path) -> None:
+    (recipe / "etc" / "motd").unlink()
+
+
+@pytest.mark.parametrize("change", [change_a_byte, change_a_mode, rename_a_file, add_an_empty_file, remove_a_file])
+def test_another_recipe_is_another_image(recipe: Path, change: Callable[[Path], None]) -> None:
+    before = recipe_digest(recipe, "trixie")
+    assert re.fullmatch(r"[0-9a-f]{12}", before)
+    change(recipe)
+    assert recipe_digest(recipe, "trixie") != before
+
+
+def test_the_same_recipe_elsewhere_is_the_same_image(recipe: Path, tmp_path: Path) -> None:
+    shutil.copytree(recipe, tmp_path / "copy", copy_function=shutil.copy)
+    (tmp_path / "copy" / "empty").mkdir()
+    assert recipe_digest(tmp_path / "copy", "trixie", "armhf") == recipe_digest(recipe, "trixie", "armhf")
+
+
+def test_every_word_counts(recipe: Path) -> None:
+    words = [("trixie", "armhf"), ("trixie", "arm64"), ("armhf", "trixie"), ("trixie",), (), ("trixiearmhf",)]
+    assert len({recipe_digest(recipe, *each) for each in words}) == len(words)
+
+
+def test_packages_of_a_release(recipe: Path) -> None:
+    text = (recipe / "packages.txt").read_text()
+    assert recipe_packages(text, "trixie") == ["rpi-swap", "systemd"]
+    assert recipe_packages(text, "bookworm") == ["dphys-swapfile", "systemd"]
+    assert recipe_packages("# nothing\n\n", "trixie") == []
+
+
+def test_the_recipe_of_this_project_has_packages_for_each_release() -> None:
+    folder = Path(__file__).parents[2] / "roles" / "virtual_pi" / "files" / "image"
+    text = (folder / "packages.txt").read_text()
+    bookworm, trixie = (recipe_packages(text, release) for release in ("bookworm", "trixie"))
+    assert {"openssh-server", "sudo", "python3"} <= set(bookworm) & set(trixie)
+
+
+@pytest.mark.parametrize(
+    ("sources", "mirror"),
+    [
+        (["deb http://mirror.example/debian trixie main\n"], "http://mirror.example/debian"),
+        (["deb [signed-by=/x] https://mirror.example/pub/debian/ trixie main\n"], "https://mirror.example/pub/debian"),
+        (["Types: deb\nURIs: http://mirror.example/debian/\nSuites: trixie\n"], "http://mirror.example/debian"),
+        (["deb http://mirror.example/debian-security trixie main\n"], "http://mirror.example/debian"),
+        (
+            ["deb http://mirror.example/ubuntu noble main\n", "deb http://b.example/debian x main"],
+            "http://b.example/debian",
+        ),
+        (["deb http://mirror.example/not-debian x main\n"], "http://mirror.example/debian"),
+        (["deb cdrom:[Debian]/debian trixie main\n"], "http://mirror.example/debian"),
+        ([], "http://mirror.example/debian"),
+    ],
+)
+def test_the_mirror_of_this_host(sources: list[str], mirror: str) -> None:
+    assert host_mirror(sources) == mirror
+
+
+def image(recipe: Path, *packages: str, release: str = "trixie", architecture: str = "armhf") -> Image:
+    return Image(recipe, release, architecture, "http://mirror.example/debian", packages)
+
+
+def test_names_of_images(recipe: Path) -> None:
+    blank = image(recipe)
+    assert blank.name == blank.base
+    assert re.fullmatch(r"localhost/pi-fleet/virtual-pi:trixie-armhf-[0-9a-f]{12}", blank.name)
+    one, other = image(recipe, "python3-numpy", "mosquitto"), image(recipe, "mosquitto", "python3-numpy")
+    assert one.base == blank.base
+    assert one.name == other.name
+    assert re.fullmatch(rf"{blank.base}-[0-9a-f]{{6}}", one.name)
+    names = {
+        blank.name,
+        one.name,
+        image(recipe, "mosquitto").name,
+        image(recipe, release="bookworm").name,
+        image(recipe, architecture="arm64").name,
+        Image(recipe, "trixie", "armhf", "http://other.example/debian").name,
+    }
+    assert len(names) == 6
+
+
+def test_an_image_that_is_there_is_not_built(recipe: Path, tmp_path: Path) -> None:
+    played = Played({"images": "0123\n"})
+    assert not image(recipe, "mosquitto").build(Engine("podman", LAPTOP, played), tmp_path)
+    assert len(played.calls) == 1
+
+
+def test_an_image_is_built_from_the_blank_one_and_nothing_stays(recipe: Path, tmp_path: Path) -> None:
+    def mmdebstrap(argv: list[str]) -> str:
+        archives = [word for word in argv if word.endswith(".tar")]
+        Path(archives[0]).write_bytes(b"card")
+        return ""
+
+    played = Played({"mmdebstrap": mmdebstrap})
+    wanted = image(recipe, "mosquitto")
+    assert wanted.build(Engine("podman", LAPTOP, played), tmp_path)
+    assert [call[0] if call[0] == "mmdebstrap" else call[1] for call in played.calls] == [
+        "images", "images", "mmdebstrap", "import", "run", "commit", "rm",
+    ]  # fmt: skip
+    bootstrap, imported, maker = played.calls[2], played.calls[3], played.calls[4]
+    assert {"--include=rpi-swap,systemd", "--architectures=armhf"} <= set(bootstrap)
+    assert imported[-1] == wanted.base
+    assert {"LABEL pi-fleet=image", "--variant", "v7"} <= set(imported)
+    assert "--label=pi-fleet=image" in maker
+    assert played.calls[5][-1] == wanted.name
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_a_build_that_fails_leaves_nothing(recipe: Path, tmp_path: Path) -> None:
+    def fail(argv: list[str]) -> str:
+        raise VirtualPiError("no route to the mirror")
+
+    played = Played({"images": lambda argv: "" if argv[-1].count("-") > 4 else "0123\n", "run": fail})
+    with pytest.raises(VirtualPiError, match="no route"):
+        image(recipe, "mosquitto").build(Engine("docker", LAPTOP, played), tmp_path)
+    assert played.calls[-1][1:3] == ["rm", "--force"]
+    assert played.calls[-1][3] == played.calls[-2][2].removeprefix("--name=")
+
+
+def inspected(port: int) -> str:
+    return json.dumps([{"HostConfig": {"PortBindings": {"22/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]}}}])
+
+
+def copied_key(argv: list[str]) -> str:
+    Path(argv[-1]).write_text("ssh-ed25519 AAAAkey root@kitchen\n")
+    return ""
+
+
+def test_a_virtual_pi_is_reached_with_its_host_key_checked() -> None:
+    played = Played({"inspect": inspected(2201), "cp": copied_key})
+    found = virtual_pi.connection(Engine("podman", LAPTOP, played), KITCHEN)
+    assert found == Connection("kitchen", 2201, "ssh-ed25519 AAAAkey")
+    command = virtual_pi.ssh(found, Path("/keys/id"))
+    assert "KnownHostsCommand=/bin/echo [127.0.0.1]:2201 ssh-ed25519 AAAAkey" in command
+    assert not [word for word in command if word.lower().startswith("stricthostkeychecking")]
+    assert command[-5:] == ["-i", "/keys/id", "-p", "2201", "pi@127.0.0.1"]
+
+
+def test_a_virtual_pi_is_made_with_its_seed() -> None:
+    seeds: list[str] = []
+
+    def cp(argv: list[str]) -> str:
+        seeds.append(Path(argv[-2]).read_text())
+        return ""
+
+    played = Played({"cp": cp})
+    virtual_pi.create(Engine("podman", LAPTOP, played), KITCHEN, "secret", "ssh-ed25519 AAAA me")
+    assert seeds == ["pi:secret\nssh-ed25519 AAAA me\n"]
+    assert played.calls[1][-1] == "fleet-kitchen:/boot/firmware/virtual-pi-seed"
+    assert not [word for call in played.calls for word in call if "secret" in word]
+
+
+def booting(*states: str | VirtualPiError) -> Played:
+    left = list(states)
+
+    def ssh(argv: list[str]) -> str:
+        if argv[-1].startswith("systemctl --failed"):
+            return "camera.service loaded failed failed A camera\n"
+        state = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(state, VirtualPiError):
+            raise state
+        return f"{state}\n"
+
+    return Played({"inspect": inspected(2201), "cp": copied_key, "ssh": ssh})
+
+
+def boot(monkeypatch: pytest.MonkeyPatch, played: Played, limit: float = 5) -> Connection:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    return virtual_pi.wait_until_booted(Engine("podman", LAPTOP, played), KITCHEN, Path("/keys/id"), limit)
+
+
+def test_a_boot_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = booting(VirtualPiError("Connection refused"), "starting", "running")
+    assert boot(monkeypatch, played).port == 2201
+
+
+def test_a_boot_with_a_failed_unit_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VirtualPiError, match=r"^fleet-kitchen booted, but with a failed unit: camera\.service"):
+        boot(monkeypatch, booting("degraded"))
+
+
+def test_a_boot_that_never_ends_tells_the_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VirtualPiError, match=r"^fleet-kitchen did not boot within 0 s: Connection refused$"):
+        boot(monkeypatch, booting(VirtualPiError("Connection refused")), limit=0.05)
+
+
+def test_a_free_port_is_one_that_can_be_taken() -> None:
+    assert 1024 < virtual_pi.free_port() < 65536
