@@ -26,8 +26,20 @@ tools: .venv/installed ## install what this machine lacks (apt), and the pinned 
 demo: tools ## make a virtual Pi, provision it, verify it, say what stands (RELEASE=bookworm|trixie, ARCH=armhf|arm64)
 	@tools/demo.sh $(RELEASE)
 
+# The scenario armhf emulates another architecture.
+molecule test test-full: EMULATION = --emulation
+
 .PHONY: test
-test: lint unit molecule ## everything that guards the project: the gate
+test: lint unit molecule ## everything that guards the project: the gate (about 35 minutes on 2 cores)
+	@echo "test: all of it passed in $$(( $$(date +%s) - $(BEGUN) )) s"
+
+BEGUN := $(shell date +%s)
+
+.PHONY: test-full
+test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, ten more killed runs a release, mutants
+	@ARMHF_RELEASE=trixie tools/molecule.sh armhf
+	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
+	@tools/mutants.py
 
 .PHONY: lint
 lint: tools ## ansible-lint (production), yamllint, ruff, mypy --strict, shellcheck
@@ -46,6 +58,10 @@ unit: tools ## unit and contract tests
 .PHONY: molecule
 molecule: tools ## the molecule scenarios (SCENARIO=name for one)
 	@tools/molecule.sh $(SCENARIO)
+
+.PHONY: mutants
+mutants: tools ## remove one task at a time and ask whether the tests notice: hours (ROLE=name for one role)
+	@tools/mutants.py $(if $(ROLE),--role $(ROLE))
 
 .PHONY: package
 package: .venv/installed ## write the Lambda as the zip that the AWS console takes, into dist/

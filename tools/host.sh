@@ -3,7 +3,7 @@
 # usage: host.sh [--emulation]    with --emulation also what containers of another architecture need
 set -eu
 
-packages="make python3-venv openssh-client podman runc iptables netavark aardvark-dns uidmap slirp4netns
+packages="make shellcheck python3-venv openssh-client podman runc iptables netavark aardvark-dns uidmap slirp4netns
 fuse-overlayfs mmdebstrap debian-archive-keyring"
 [ "${1:-}" = "--emulation" ] && packages="$packages qemu-user-static binfmt-support arch-test"
 

@@ -46,11 +46,19 @@ def problem(name: str, spec: Mapping[str, Any], value: Any) -> list[str]:
     errors = ArgumentSpecValidator({name: dict(spec)}).validate({name: value}).error_messages
     if not errors:
         return []
+    shown = "a value that is not shown" if secret(spec) else repr(value)
     if "options" in spec:
-        wanted = f"its parts as documented ({'; '.join(errors)})"
+        # What is wrong with a part may quote it.
+        wanted = "its parts as documented" + ("" if secret(spec) else f" ({'; '.join(errors)})")
     elif "choices" in spec:
         wanted = f"one of {', '.join(map(str, spec['choices']))}"
     else:
         wanted = NOUNS.get(spec["type"], f"a {spec['type']}")
     description = spec["description"][0] if isinstance(spec["description"], list) else spec["description"]
-    return [f"{name} is {value!r}; wanted is {wanted} ({description.rstrip('.')}): correct it in the inventory."]
+    description = description.partition(". ")[0]
+    return [f"{name} is {shown}; wanted is {wanted} ({description.rstrip('.')}): correct it in the inventory."]
+
+
+def secret(spec: Mapping[str, Any]) -> bool:
+    """Say whether an option, or a part of it, is one that is never printed."""
+    return bool(spec.get("no_log")) or any(secret(part) for part in spec.get("options", {}).values())

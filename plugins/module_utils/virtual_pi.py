@@ -106,15 +106,24 @@ class Engine:
     run: Runner = field(default=run, repr=False)
 
     @classmethod
-    def find(cls, wanted: str, host: Host) -> Engine:
-        """Return the engine asked for; `auto` is podman, else a Docker whose daemon answers."""
+    def find(cls, wanted: str, host: Host, runner: Runner | None = None) -> Engine:
+        """Return the engine asked for; `auto` is podman where it is installed, else a Docker whose daemon answers."""
         if wanted != "auto":
-            return cls(wanted, host)
+            return cls(wanted, host, runner or run)
         if shutil.which("podman"):
-            return cls("podman", host)
-        if shutil.which("docker"):
-            return cls("docker", host)
-        raise VirtualPiError("Neither podman nor docker is installed here; run 'make tools', which installs podman.")
+            return cls("podman", host, runner or run)
+        if not shutil.which("docker"):
+            raise VirtualPiError(
+                "Neither podman nor docker is installed here; run 'make tools', which installs podman."
+            )
+        docker = cls("docker", host, runner or run)
+        try:
+            docker.call("info")
+        except VirtualPiError:
+            raise VirtualPiError(
+                "docker is installed here and its daemon does not answer; start it, or run 'make tools' to have podman."
+            ) from None
+        return docker
 
     def call(self, *arguments: str, stdin: str | None = None) -> str:
         """Run the engine with these arguments."""

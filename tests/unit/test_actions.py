@@ -53,7 +53,7 @@ def test_good_values_say_nothing(spec: dict[str, Any], value: Any) -> None:
 @pytest.mark.parametrize(
     ("spec", "value", "sentence"),
     [
-        (SIZE, "lots", "x is 'lots'; wanted is a whole number (MiB of swap. V(0) is no swap): correct it in the inv"),
+        (SIZE, "lots", "x is 'lots'; wanted is a whole number (MiB of swap): correct it in the inventory."),
         (SIZE, 1.5, "x is 1.5; wanted is a whole number ("),
         (SIZE, None, "x is None; wanted is a whole number ("),
         (SIZE, [1], "x is [1]; wanted is a whole number ("),
@@ -92,6 +92,33 @@ def test_parts_of_parts_are_looked_at(instance: Any, part: str) -> None:
     assert found.startswith("virtual_pi_instances is [{'name': 'bar', ")
     assert "; wanted is its parts as documented (" in found
     assert part in found
+
+
+PASSWORD = {"type": "int", "no_log": True, "description": "A PIN."}
+USERS = {
+    "type": "list",
+    "elements": "dict",
+    "description": "Users.",
+    "options": {"name": {"type": "str"}, "pin": {**PASSWORD, "choices": [1]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "sentence"),
+    [
+        (PASSWORD, "s3cret", "x is a value that is not shown; wanted is a whole number (A PIN): correct it in the inv"),
+        (
+            USERS,
+            [{"name": "a", "pin": "s3cret"}],
+            "x is a value that is not shown; wanted is its parts as documented (",
+        ),
+        (USERS, [{"s3cret": 1}], "x is a value that is not shown; wanted is its parts as documented (Users): correct"),
+    ],
+)
+def test_what_must_not_be_logged_is_not_told(spec: dict[str, Any], value: Any, sentence: str) -> None:
+    (found,) = problem("x", spec, value)
+    assert found.startswith(sentence)
+    assert "s3cret" not in found
 
 
 ROLES = sorted(path.parents[1].name for path in inputs.ROLES.glob("*/meta/argument_specs.yml"))

@@ -103,7 +103,20 @@ def test_the_hybrid_layout_needs_runc(program: str, host: Host, start: list[str]
 )
 def test_an_engine_is_found(monkeypatch: pytest.MonkeyPatch, there: list[str], wanted: str, found: str) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name in there else None)
-    assert Engine.find(wanted, LAPTOP).program == found
+    assert Engine.find(wanted, LAPTOP, Played()).program == found
+
+
+def test_a_docker_whose_daemon_does_not_answer_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(argv: list[str]) -> str:
+        raise VirtualPiError("Cannot connect to the Docker daemon")
+
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/docker" if name == "docker" else None)
+    played = Played({"info": refuse})
+    with pytest.raises(
+        VirtualPiError, match=r"^docker is installed here and its daemon does not answer; start it, or "
+    ):
+        Engine.find("auto", LAPTOP, played)
+    assert played.calls == [["docker", "info"]]
 
 
 def test_without_an_engine_the_next_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,108 @@
+"""What end-to-end tests stand on: playbooks run as a user runs them, and devices reached over SSH.
+
+E2E_INVENTORY names the inventory (several, separated by commas); E2E_PROJECT another checkout than this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+PROJECT = Path(os.environ.get("E2E_PROJECT", HERE.parents[1]))
+RECAP = re.compile(r"^(\S+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished ansible-playbook."""
+
+    code: int
+    output: str
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """How many tasks changed each host."""
+        return {match[1]: int(match[3]) for match in RECAP.finditer(self.output)}
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Devices of an inventory, and the project that provisions them."""
+
+    inventory: str
+    project: Path = PROJECT
+    extra: Sequence[str] = field(default=())
+
+    def command(self, playbook: str, *arguments: str) -> list[str]:
+        """Return the command line of a playbook."""
+        inventories = [f"--inventory={Path(source).resolve()}" for source in self.inventory.split(",")]
+        return ["ansible-playbook", *inventories, playbook, *self.extra, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment that playbooks run in: no colours, nothing of what runs the tests."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MOLECULE_"))}
+        return {**kept, "ANSIBLE_NOCOLOR": "1"}
+
+    def playbook(self, playbook: str, *arguments: str, cwd: Path | None = None, **environment: str) -> Run:
+        """Run a playbook to its end."""
+        done = subprocess.run(
+            self.command(playbook, *arguments),
+            cwd=cwd or self.project,
+            env={**self.environment(), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout)
+
+    def hosts(self) -> dict[str, dict[str, Any]]:
+        """Return the devices' variables by name."""
+        inventories = [f"--inventory={Path(source).resolve()}" for source in self.inventory.split(",")]
+        listed = subprocess.run(
+            ["ansible-inventory", *inventories, "--list"],
+            cwd=self.project,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        data = json.loads(listed.stdout)
+        variables: dict[str, dict[str, Any]] = data["_meta"]["hostvars"]
+        return {name: variables[name] for name in data["devices"]["hosts"]}
+
+    def root(self, host: str, script: str) -> str:
+        """Run a Python script on a device as root, over SSH, and return what it prints."""
+        variables = self.hosts()[host]
+        folder = Path(variables["ansible_ssh_private_key_file"]).parent
+        argv = ["ssh", "-F", str(folder / "ssh_config"), "-o", "BatchMode=yes", host]
+        done = subprocess.run(
+            [*argv, "sudo -S -p '' python3 -"],
+            input=f"{(folder / 'password').read_text().strip()}\n{script}",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"{host}: {done.stderr}")
+        return done.stdout
+
+    def manifest(self, host: str) -> dict[str, str]:
+        """Return what stands on a device's disk: see manifest.py."""
+        found: dict[str, str] = json.loads(self.root(host, (HERE / "manifest.py").read_text()))
+        return found
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Fleet:
+    return Fleet(os.environ["E2E_INVENTORY"])

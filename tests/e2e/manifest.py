@@ -1,0 +1,58 @@
+"""Describe all that stands on this machine's disk, as JSON: path to type, mode, owner, and content.
+
+Runs on a device, with the standard library alone. What programs write of themselves (logs, caches, lists of packages
+on offer, times, this machine's own keys) is left out: it differs between two machines that were made alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+
+SKIPPED = {
+    "/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/var/cache", "/var/lib/apt/lists",
+    "/var/lib/apt/periodic", "/var/lib/systemd", "/var/lib/dpkg/updates", "/root/.ansible", "/home/pi",
+    "/etc/machine-id", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/.pwd.lock", "/etc/mtab",
+    "/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ed25519_key.pub", "/etc/ld.so.cache", "/.dockerenv",
+    "/var/lib/dbus", "/var/lib/sudo", "/var/lib/dpkg/lock", "/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/triggers/Lock",
+}  # fmt: skip
+# Written anew in an order of their own by each installation; the packages themselves are compared by dpkg's word.
+UNORDERED = {
+    "/var/lib/dpkg/status", "/var/lib/dpkg/available", "/var/lib/apt/extended_states", "/var/lib/dpkg/diversions",
+    "/var/lib/dpkg/statoverride", "/var/lib/dpkg/triggers/File", "/var/lib/dpkg/triggers/Unincorp",
+}  # fmt: skip
+BACKUPS = ("-old", "-")
+
+
+def describe(path: str) -> str:
+    status = os.lstat(path)
+    kind = stat.S_IFMT(status.st_mode)
+    text = f"{kind:o} {stat.S_IMODE(status.st_mode):04o} {status.st_uid}:{status.st_gid}"
+    if stat.S_ISLNK(status.st_mode):
+        return f"{text} -> {os.readlink(path)}"
+    if stat.S_ISREG(status.st_mode):
+        with open(path, "rb") as stream:
+            return f"{text} {hashlib.sha256(stream.read()).hexdigest()}"
+    return text
+
+
+def main() -> None:
+    found = {}
+    for folder, folders, files in os.walk("/"):
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in SKIPPED and name != "__pycache__"]
+        for name in folders + files:
+            path = os.path.join(folder, name)
+            if path in SKIPPED or path in UNORDERED or (name.endswith(BACKUPS) and folder.startswith(("/etc", "/var"))):
+                continue
+            found[path] = describe(path)
+    query = ["dpkg-query", "--show", "--showformat", "${Package}:${Architecture} ${Version} ${db:Status-Abbrev}\n"]
+    for line in subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines():
+        name, _, state = line.partition(" ")
+        found[f"package {name}"] = state.strip()
+    print(json.dumps(found))
+
+
+main()

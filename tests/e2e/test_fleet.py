@@ -1,0 +1,88 @@
+"""A provisioned fleet: what a second run, a restart, the built collection and a killed run do to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from tests.e2e.conftest import Fleet
+from tools.build_collection import build
+
+MOST_EXECUTIONS = 60
+UNITS = """
+import subprocess
+query = ["systemctl", "show", "--all", "--property=Id,ActiveEnterTimestampMonotonic,ActiveState", "*.service", "*.timer"]
+for block in sorted(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\\n\\n")):
+    # What timers and connections start by themselves is not the run's doing.
+    if not any(word in block for word in ("ssh@", "session-", "user@", "user-runtime-dir@", "field-data-guard.service")):
+        print(" ".join(sorted(block.split())))
+"""
+STARTED = """
+import os, subprocess
+active = subprocess.run(["systemctl", "is-active", "field-data-guard.timer"], capture_output=True, text=True).stdout
+node = os.stat("/dev/raw1394")
+print(active.strip(), os.major(node.st_rdev), os.minor(node.st_rdev), oct(node.st_mode))
+"""
+
+
+def test_a_second_run_changes_nothing_and_stays_small(fleet: Fleet) -> None:
+    hosts = fleet.hosts()
+    before = {host: (fleet.manifest(host), fleet.root(host, UNITS)) for host in hosts}
+    run = fleet.playbook("playbooks/site.yml", "-vvv")
+    assert run.code == 0, run.output[-4000:]
+    assert run.changed == dict.fromkeys(hosts, 0)
+    after = {host: (fleet.manifest(host), fleet.root(host, UNITS)) for host in hosts}
+    assert after == before
+    executions = len(re.findall("Using module file", run.output))
+    print(f"{executions / len(hosts):.1f} module executions a device")
+    assert 0 < executions <= MOST_EXECUTIONS * len(hosts)
+
+
+def test_verify_finds_nothing_wrong_and_reports_as_json(fleet: Fleet, tmp_path: Path) -> None:
+    run = fleet.playbook("playbooks/verify.yml", "--extra-vars", f"verify_report_path={tmp_path}")
+    assert run.code == 0, run.output[-4000:]
+    for host in fleet.hosts():
+        report = json.loads((tmp_path / f"{host}.json").read_text())
+        assert report["host"] == host
+        assert len(report["checks"]) > 20
+        assert all(row["ok"] for row in report["checks"])
+
+
+def test_verify_changes_nothing_in_check_mode_either(fleet: Fleet) -> None:
+    run = fleet.playbook("playbooks/verify.yml", "--check")
+    assert run.code == 0, run.output[-4000:]
+    assert not any(run.changed.values())
+
+
+def test_the_built_collection_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    """The artifact is the checkout: provisioned by the one, a device is as the other wants it."""
+    artifact = build(tmp_path)
+    install = [
+        "ansible-galaxy",
+        "collection",
+        "install",
+        "--offline",
+        "--collections-path",
+        str(tmp_path),
+        str(artifact),
+    ]
+    subprocess.run(install, check=True, capture_output=True, cwd=tmp_path)
+    run = fleet.playbook(
+        "edge.pi_fleet.site", cwd=tmp_path, ANSIBLE_COLLECTIONS_PATH=str(tmp_path), ANSIBLE_PIPELINING="true"
+    )
+    assert run.code == 0, run.output[-4000:]
+    assert run.changed == dict.fromkeys(fleet.hosts(), 0)
+
+
+def test_a_restart_brings_all_of_it_back(fleet: Fleet) -> None:
+    hosts = fleet.hosts()
+    before = {host: fleet.root(host, STARTED) for host in hosts}
+    engine = "podman"
+    for host in hosts:
+        subprocess.run([engine, "restart", f"{os.environ['E2E_FLEET']}-{host}"], check=True, capture_output=True)
+    wait = fleet.playbook("playbooks/verify.yml", "--extra-vars", "ansible_timeout=60")
+    assert wait.code == 0, wait.output[-4000:]
+    assert {host: fleet.root(host, STARTED) for host in hosts} == before

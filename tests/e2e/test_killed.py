@@ -1,0 +1,140 @@
+"""A run killed anywhere is healed by the next: what stands afterwards equals what an unkilled run makes.
+
+E2E_KILLS says how many random moments are tried beside the chosen ones; the seed is fixed, so a failure repeats.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import PROJECT, Fleet
+
+SEED = 20261007
+RANDOM_KILLS = int(os.environ.get("E2E_KILLS", "2"))
+PACKAGES = "[libgfortran5, liblapack3, libopenblas0, python3-numpy, python3-opencv]"
+HOSTS = """
+devices:
+  hosts:
+    pi-{release}:
+      virtual_pi_release: {release}
+      virtual_pi_packages: {packages}
+  vars:
+    ansible_python_interpreter: /usr/bin/python3
+    camera_source: directory
+    camera_directory: {project}/files/photos
+"""
+# What the power would take with it, device and control node alike.
+POWER = "import subprocess; subprocess.run(['pkill', '-KILL', '-x', '{name}'])"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: so long after the output shows a text, together with processes of a name on the device."""
+
+    text: str
+    seconds: float
+    process: str
+
+
+def chosen_and_random() -> list[tuple[str, str, Moment]]:
+    """Return kills as name, release and moment."""
+    chance = random.Random(SEED)
+    kills = [
+        ("apt", "bookworm", Moment("Install what the SDK needs", chance.uniform(1.5, 3), "apt-get|dpkg|python3")),
+        ("swap", "trixie", Moment("Have the swap", chance.uniform(0.1, 0.6), "python3")),
+        ("release", "bookworm", Moment("Drop the Lambda", chance.uniform(0.1, 0.8), "python3")),
+    ]
+    for number in range(RANDOM_KILLS):
+        release = ("trixie", "bookworm")[number % 2]
+        kills.append((f"random-{number}", release, Moment("PLAY", chance.uniform(2, 22), "python3")))
+    return kills
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
+    """A fresh virtual Pi of a release, removed afterwards."""
+    yield from virtual_pi(request.param, tmp_path, f"killed-{request.param}")
+
+
+def virtual_pi(release: str, folder: Path, name: str) -> Iterator[Fleet]:
+    (folder / "hosts.yml").write_text(HOSTS.format(release=release, packages=PACKAGES, project=PROJECT))
+    extra = (f"virtual_pi_fleet={name}", f"virtual_pi_directory={folder}")
+    maker = Fleet(str(folder), extra=[word for text in extra for word in ("--extra-vars", text)])
+    made = maker.playbook("playbooks/virtual_fleet.yml")
+    assert made.code == 0, made.output[-4000:]
+    yield Fleet(str(folder))
+    maker.playbook("playbooks/virtual_fleet.yml", "--extra-vars", "virtual_fleet=none")
+
+
+@pytest.fixture(scope="module")
+def unkilled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """What a run that nobody kills makes, by release; the dry run before it leaves the virgin device as it is."""
+    manifests = {}
+    for release in sorted({release for _, release, _ in chosen_and_random()}):
+        for fleet in virtual_pi(release, tmp_path_factory.mktemp(release), f"unkilled-{release}"):
+            virgin = fleet.manifest(f"pi-{release}")
+            dry = fleet.playbook("playbooks/site.yml", "--check")
+            assert dry.code == 0, dry.output[-4000:]
+            assert fleet.manifest(f"pi-{release}") == virgin
+            run = fleet.playbook("playbooks/site.yml")
+            assert run.code == 0, run.output[-4000:]
+            manifests[release] = fleet.manifest(f"pi-{release}")
+    return manifests
+
+
+def kill(fleet: Fleet, host: str, moment: Moment) -> str:
+    """Start site.yml, and kill it and what it started at the moment; return what it had printed."""
+    process = subprocess.Popen(
+        fleet.command("playbooks/site.yml"),
+        cwd=fleet.project,
+        env=fleet.environment() | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if moment.text in line:
+            break
+    time.sleep(moment.seconds)
+    fleet.root(host, POWER.format(name=moment.process))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert moment.text in printed, printed
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("device", "moment"),
+    [pytest.param(release, moment, id=f"{name}-{release}") for name, release, moment in chosen_and_random()],
+    indirect=["device"],
+)
+def test_a_killed_run_is_healed(device: Fleet, moment: Moment, unkilled: dict[str, dict[str, str]]) -> None:
+    (host,) = device.hosts()
+    printed = kill(device, host, moment)
+    assert "PLAY RECAP" not in printed, "the run was over before it was killed: choose an earlier moment"
+    healed = device.playbook("playbooks/site.yml")
+    assert healed.code == 0, healed.output[-4000:]
+    found, wanted = device.manifest(host), unkilled[host.removeprefix("pi-")]
+    differing = {
+        path: (found.get(path), wanted.get(path))
+        for path in found.keys() | wanted
+        if found.get(path) != wanted.get(path)
+    }
+    assert not differing
+    assert not re.search(r"Traceback", healed.output)
+    assert device.playbook("playbooks/verify.yml").code == 0

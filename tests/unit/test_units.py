@@ -1,0 +1,293 @@
+"""Units are as written, enabled, and run what is written, whatever kills a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.edge.pi_fleet.plugins.module_utils import units
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED, check_units
+from ansible_collections.edge.pi_fleet.plugins.module_utils.verify import verify
+from ansible_collections.edge.pi_fleet.plugins.modules import units as module
+from fake_device import FakeDevice, PowerLossError
+
+GUARD = {"guard.service": "[Service]\nExecStart=/bin/guard\n", "guard.timer": "[Timer]\nOnActiveSec=1s\n"}
+DROP_IN = {"mosquitto.service.d/80-pi-fleet.conf": "[Service]\nMemoryMax=64M\n"}
+ENABLE = {"guard": ["guard.timer"], "drop-in": ["mosquitto.service"], "both": ["guard.timer", "mosquitto.service"]}
+FILES = {"guard": GUARD, "drop-in": DROP_IN, "both": {**GUARD, **DROP_IN}}
+Texts = dict[str, str]
+
+
+class Systemd(FakeDevice):
+    """A device whose systemctl is played: what is written, what systemd has read of it, and what units run."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.read_last: dict[str, Texts] = {}
+        self.enabled: set[str] = set()
+        self.active: dict[str, Texts] = {}
+
+    def texts(self, unit: str) -> Texts:
+        """Return what is written of a unit: its file and its drop-ins."""
+        folder = self.root / FOLDER.lstrip("/")
+        paths = [folder / unit, *folder.glob(f"{unit}.d/*.conf")]
+        return {path.name: path.read_text() for path in paths if path.is_file()}
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a run may change."""
+        files = {str(path): path.read_text() for path in self.root.rglob("*") if path.is_file()}
+        return {"files": files, "read": dict(self.read_last), "enabled": {*self.enabled}, "active": dict(self.active)}
+
+    def run(self, argv: list[str]) -> tuple[int, str, str]:
+        match argv:
+            case ["systemctl", "show", "--property=NeedDaemonReload", "--value", *names]:
+                stale = [name in self.read_last and self.read_last[name] != self.texts(name) for name in names]
+                return 0, "\n\n".join("yes" if each else "no" for each in stale) + "\n", ""
+            case ["systemctl", "is-enabled", unit]:
+                return (0, "enabled\n", "") if unit in self.enabled else (1, "disabled\n", "")
+            case ["systemctl", "is-active", unit]:
+                return (0, "active\n", "") if unit in self.active else (3, "inactive\n", "")
+        self.calls.append(" ".join(argv[1:]))
+        match argv:
+            case ["systemctl", "daemon-reload"]:
+                self.reload()
+            case ["systemctl", "enable", "--quiet", unit]:
+                self.enabled.add(unit)
+            case ["systemctl", "restart", unit]:
+                self.active[unit] = self.read_last.setdefault(unit, self.texts(unit))
+            case _:
+                raise AssertionError(f"unexpected command {argv}")
+        return 0, "", ""
+
+    def reload(self) -> None:
+        """Read all units, as apt has it done by the way."""
+        self.read_last = {unit: self.texts(unit) for unit in self.read_last}
+
+    def boot(self) -> None:
+        for path in (self.root / "run").rglob("*"):
+            if path.is_file():
+                path.unlink()
+        self.read_last = {unit: self.texts(unit) for unit in self.enabled}
+        self.active = dict(self.read_last)
+
+
+Keep = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Systemd:
+    return Systemd(tmp_path)
+
+
+@pytest.fixture
+def keep(fake: Systemd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Keep:
+    """Run the module on the device."""
+    monkeypatch.setattr(AnsibleModule, "run_command", lambda module, argv: fake.run(argv))
+    monkeypatch.setattr(module, "Device", lambda run: Device(run, fake.root))
+
+    def once(files: Texts, enable: list[str], check_mode: bool = False) -> dict[str, Any]:
+        capsys.readouterr()
+        arguments = {"files": files, "enable": enable, "_ansible_check_mode": check_mode}
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            module.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    return once
+
+
+def is_right(fake: Systemd, files: Texts, enable: list[str]) -> bool:
+    """Say whether files are as written, nothing is owed, and units run what is written."""
+    written = all(fake.exists(f"{FOLDER}/{name}") and fake.read(f"{FOLDER}/{name}") == files[name] for name in files)
+    return written and all(
+        unit in fake.enabled
+        and fake.active.get(unit) == fake.texts(unit)
+        and fake.read_last[unit] == fake.texts(unit)
+        and not fake.exists(f"{OWED}/{unit}")
+        for unit in enable
+    )
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_virgin_device_gets_units_and_a_second_run_does_nothing(fake: Systemd, keep: Keep, kind: str) -> None:
+    first = keep(FILES[kind], ENABLE[kind])
+    assert (first["changed"], first["written"]) == (True, list(FILES[kind]))
+    assert is_right(fake, FILES[kind], ENABLE[kind])
+    assert fake.calls[0] == "daemon-reload"
+    before, calls = fake.state(), len(fake.calls)
+    second = keep(FILES[kind], ENABLE[kind])
+    assert (second["changed"], second["written"], second["diff"]) == (False, [], [])
+    assert (fake.state(), len(fake.calls)) == (before, calls)
+
+
+def test_a_drop_in_lies_in_the_folder_of_its_unit(fake: Systemd, keep: Keep) -> None:
+    keep(DROP_IN, ENABLE["drop-in"])
+    path = fake.root / "etc/systemd/system/mosquitto.service.d/80-pi-fleet.conf"
+    assert path.read_text() == "[Service]\nMemoryMax=64M\n"
+    assert path.stat().st_mode & 0o7777 == 0o644
+
+
+def test_only_what_differs_is_written_and_shown(fake: Systemd, keep: Keep) -> None:
+    keep(GUARD, ENABLE["guard"])
+    fake.calls.clear()
+    after = {**GUARD, "guard.service": "[Service]\nExecStart=/bin/other\n"}
+    result = keep(after, ENABLE["guard"])
+    assert result["written"] == ["guard.service"]
+    header = f"{FOLDER}/guard.service"
+    (diff,) = result["diff"]
+    assert (diff["before_header"], diff["after_header"]) == (header, header)
+    assert (diff["before"], diff["after"]) == (GUARD["guard.service"], after["guard.service"])
+    assert fake.calls == ["daemon-reload", "restart guard.timer"]
+
+
+def disable(fake: Systemd) -> None:
+    fake.enabled.discard("guard.timer")
+
+
+def stop(fake: Systemd) -> None:
+    del fake.active["guard.timer"]
+
+
+def edit(fake: Systemd) -> None:
+    fake.write(f"{FOLDER}/guard.timer", "[Timer]\nOnActiveSec=1h\n")
+
+
+def add_a_drop_in(fake: Systemd) -> None:
+    fake.write(f"{FOLDER}/guard.timer.d/mine.conf", "[Timer]\nRandomizedDelaySec=1s\n")
+
+
+def owe(fake: Systemd) -> None:
+    fake.write(f"{OWED}/guard.timer", "")
+
+
+def nothing(fake: Systemd) -> None:
+    pass
+
+
+CHANGES: dict[Callable[[Systemd], None], list[str]] = {
+    disable: ["enable --quiet guard.timer"],
+    stop: ["restart guard.timer"],
+    edit: ["daemon-reload", "restart guard.timer", "restart mosquitto.service"],
+    add_a_drop_in: ["daemon-reload", "restart guard.timer", "restart mosquitto.service"],
+    owe: ["daemon-reload", "restart guard.timer", "restart mosquitto.service"],
+    nothing: [],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_somebody_changed_is_mended_by_the_fewest_commands(
+    fake: Systemd, keep: Keep, change: Callable[[Systemd], None]
+) -> None:
+    keep(FILES["both"], ENABLE["both"])
+    fake.calls.clear()
+    change(fake)
+    before = fake.state()
+    said = keep(FILES["both"], ENABLE["both"], check_mode=True)
+    assert (fake.state(), fake.calls) == (before, [])
+    done = keep(FILES["both"], ENABLE["both"])
+    assert fake.calls == CHANGES[change]
+    assert said["changed"] == done["changed"] == bool(CHANGES[change])
+    assert (said["written"], said["diff"]) == (done["written"], done["diff"])
+    assert is_right(fake, FILES["both"], ENABLE["both"])
+
+
+def test_check_mode_on_a_virgin_device_says_what_a_run_does_and_touches_nothing(fake: Systemd, keep: Keep) -> None:
+    before = fake.state()
+    said = keep(GUARD, ENABLE["guard"], check_mode=True)
+    assert (fake.state(), fake.calls) == (before, [])
+    assert said == {**keep(GUARD, ENABLE["guard"]), "invocation": said["invocation"]}
+
+
+def kill_at(step: int, fake: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the run before one of its steps: a file written or removed, a command."""
+    left = iter(range(step))
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(left, None) is None:
+                raise PowerLossError
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("write_text", "remove"):
+        monkeypatch.setattr(units, name, counted(getattr(units, name)))
+    monkeypatch.setattr(Device, "command", counted(Device.command))
+
+
+@pytest.mark.parametrize("start", ["virgin", "older"])
+@pytest.mark.parametrize("then", [nothing, Systemd.boot, Systemd.reload])
+@pytest.mark.parametrize("step", range(13))
+def test_a_run_that_ends_between_any_two_steps_is_healed_by_the_next(
+    fake: Systemd, keep: Keep, monkeypatch: pytest.MonkeyPatch, step: int, then: Callable[[Systemd], None], start: str
+) -> None:
+    files, enable = FILES["both"], ENABLE["both"]
+    if start == "older":
+        keep({name: f"# older\n{text}" for name, text in files.items()}, enable)
+    with monkeypatch.context() as patch:
+        kill_at(step, fake, patch)
+        steps = 12 if start == "virgin" else 10
+        if step < steps:
+            with patch_module_args({"files": files, "enable": enable}), pytest.raises(PowerLossError):
+                module.main()
+        else:
+            keep(files, enable)
+    then(fake)
+    said = keep(files, enable, check_mode=True)["changed"]
+    assert said != is_right(fake, files, enable)
+    assert keep(files, enable)["changed"] == said
+    assert is_right(fake, files, enable)
+    assert not keep(files, enable)["changed"]
+
+
+def test_a_unit_that_does_not_start_is_told_and_stays_owed(
+    fake: Systemd, keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        refuse = (1, "", "Job for guard.timer failed.\n")
+        run = fake.run
+        patch.setattr(AnsibleModule, "run_command", lambda _, argv: refuse if "restart" in argv else run(argv))
+        result = keep(GUARD, ENABLE["guard"])
+    assert result["failed"]
+    assert result["msg"].startswith("'systemctl restart guard.timer' failed with exit code 1 (Job for guard.timer fai")
+    assert fake.exists(f"{OWED}/guard.timer")
+    assert keep(GUARD, ENABLE["guard"])["changed"]
+    assert is_right(fake, GUARD, ENABLE["guard"])
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (nothing, "enabled, active, as written"),
+        (edit, "guard.timer was changed or is missing"),
+        (disable, "guard.timer is not enabled"),
+        (stop, "guard.timer is not active"),
+        (add_a_drop_in, "systemd has not read what is written"),
+        (owe, "systemd has not read what is written"),
+    ],
+)
+def test_verify_tells_what_is_wrong_with_units(
+    fake: Systemd, keep: Keep, change: Callable[[Systemd], None], found: str
+) -> None:
+    keep(GUARD, ENABLE["guard"])
+    change(fake)
+    wanted = {"role": "r", "check": "c", "kind": "units", "files": GUARD, "enable": ENABLE["guard"]}
+    before, calls = fake.state(), len(fake.calls)
+    (row,) = verify(fake.device(), [wanted])
+    assert (row["ok"], row["found"], row["wanted"]) == (change is nothing, found, "enabled, active, as written")
+    assert (fake.state(), len(fake.calls)) == (before, calls)
+
+
+def test_verify_on_a_virgin_device_names_all_of_it(fake: Systemd) -> None:
+    ok, found, _ = check_units(fake.device(), GUARD, ENABLE["guard"])
+    assert not ok
+    assert found == (
+        "guard.service was changed or is missing, guard.timer was changed or is missing, "
+        "guard.timer is not enabled, guard.timer is not active"
+    )
