@@ -12,5 +12,8 @@ for engine in podman docker; do
   # shellcheck disable=SC2086
   [ -z "$images" ] || "$engine" rmi --force $images >/dev/null
 done
+for handler in /proc/sys/fs/binfmt_misc/pi-fleet-*; do
+  [ ! -e "$handler" ] || echo -1 >"$handler"
+done
 rm -rf .venv .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis inventory/virtual/connections.yml
 echo "Removed virtual Pis, their images, .venv, .cache and dist."

@@ -23,8 +23,14 @@ fi
 if [ "${1:-}" = "--emulation" ]; then
   # Where systemd is not PID 1 (containers, some CI machines) nobody has registered the handlers.
   [ -e /proc/sys/fs/binfmt_misc/register ] || $sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
-  for handler in qemu-arm qemu-aarch64; do
-    [ -e "/proc/sys/fs/binfmt_misc/$handler" ] || [ "$handler" = "qemu-$(uname -m)" ] \
-      || $sudo update-binfmts --enable "$handler"
+  # Debian registers its handlers without the flag C, and sudo in an emulated virtual Pi then is not root. Handlers of
+  # our own, by the magic numbers of Debian's, go before them until the next boot or `make clean`.
+  for architecture in arm aarch64; do
+    description=/usr/share/binfmts/qemu-$architecture
+    handler=/proc/sys/fs/binfmt_misc/pi-fleet-$architecture
+    if [ ! -e "$description" ] || [ -e "$handler" ] || [ "$architecture" = "$(uname -m)" ]; then continue; fi
+    field() { sed -n "s/^$1 //p" "$description"; }
+    printf ':pi-fleet-%s:M:0:%s:%s:%s:PFC\n' "$architecture" "$(field magic)" "$(field mask)" "$(field interpreter)" \
+      | $sudo tee /proc/sys/fs/binfmt_misc/register >/dev/null
   done
 fi

@@ -11,13 +11,15 @@ import json
 import os
 import stat
 import subprocess
+from pathlib import Path
 
 SKIPPED = {
     "/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/var/cache", "/var/lib/apt/lists",
     "/var/lib/apt/periodic", "/var/lib/systemd", "/var/lib/dpkg/updates", "/root/.ansible", "/home/pi",
     "/etc/machine-id", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/.pwd.lock", "/etc/mtab",
-    "/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ed25519_key.pub", "/etc/ld.so.cache", "/.dockerenv",
-    "/var/lib/dbus", "/var/lib/sudo", "/var/lib/dpkg/lock", "/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/triggers/Lock",
+    "/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ed25519_key.pub", "/etc/ld.so.cache",
+    "/var/lib/dbus", "/var/lib/sudo", "/var/lib/dpkg/lock", "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/triggers/Lock",
 }  # fmt: skip
 # Written anew in an order of their own by each installation; the packages themselves are compared by dpkg's word.
 UNORDERED = {
@@ -27,27 +29,27 @@ UNORDERED = {
 BACKUPS = ("-old", "-")
 
 
-def describe(path: str) -> str:
-    status = os.lstat(path)
+def describe(path: Path) -> str:
+    status = path.lstat()
     kind = stat.S_IFMT(status.st_mode)
     text = f"{kind:o} {stat.S_IMODE(status.st_mode):04o} {status.st_uid}:{status.st_gid}"
     if stat.S_ISLNK(status.st_mode):
-        return f"{text} -> {os.readlink(path)}"
+        return f"{text} -> {path.readlink()}"
     if stat.S_ISREG(status.st_mode):
-        with open(path, "rb") as stream:
-            return f"{text} {hashlib.sha256(stream.read()).hexdigest()}"
+        return f"{text} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return text
 
 
 def main() -> None:
     found = {}
     for folder, folders, files in os.walk("/"):
-        folders[:] = [name for name in folders if os.path.join(folder, name) not in SKIPPED and name != "__pycache__"]
+        here = Path(folder)
+        folders[:] = [name for name in folders if str(here / name) not in SKIPPED and name != "__pycache__"]
         for name in folders + files:
-            path = os.path.join(folder, name)
+            path = str(here / name)
             if path in SKIPPED or path in UNORDERED or (name.endswith(BACKUPS) and folder.startswith(("/etc", "/var"))):
                 continue
-            found[path] = describe(path)
+            found[path] = describe(here / name)
     query = ["dpkg-query", "--show", "--showformat", "${Package}:${Architecture} ${Version} ${db:Status-Abbrev}\n"]
     for line in subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines():
         name, _, state = line.partition(" ")

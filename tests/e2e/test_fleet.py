@@ -14,10 +14,12 @@ from tools.build_collection import build
 MOST_EXECUTIONS = 60
 UNITS = """
 import subprocess
-query = ["systemctl", "show", "--all", "--property=Id,ActiveEnterTimestampMonotonic,ActiveState", "*.service", "*.timer"]
+shown = "--property=Id,ActiveEnterTimestampMonotonic,ActiveState"
+query = ["systemctl", "show", "--all", shown, "*.service", "*.timer"]
+# What timers and connections start by themselves is not the run's doing.
+others = ("ssh@", "session-", "user@", "user-runtime-dir@", "field-data-guard.service")
 for block in sorted(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\\n\\n")):
-    # What timers and connections start by themselves is not the run's doing.
-    if not any(word in block for word in ("ssh@", "session-", "user@", "user-runtime-dir@", "field-data-guard.service")):
+    if not any(word in block for word in others):
         print(" ".join(sorted(block.split())))
 """
 STARTED = """

@@ -34,16 +34,25 @@ devices:
     camera_directory: {project}/files/photos
 """
 # What the power would take with it, device and control node alike.
-POWER = "import subprocess; subprocess.run(['pkill', '-KILL', '-x', '{name}'])"
+POWER = """
+import os, re, signal
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        name = open(f"/proc/{{pid}}/comm").read().strip()
+        if re.fullmatch("{names}", name) and int(pid) != os.getpid():
+            os.kill(int(pid), signal.SIGKILL)
+    except OSError:
+        pass
+"""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: so long after the output shows a text, together with processes of a name on the device."""
+    """When to kill: so long after the output shows a text, together with which processes on the device."""
 
     text: str
     seconds: float
-    process: str
+    processes: str
 
 
 def chosen_and_random() -> list[tuple[str, str, Moment]]:
@@ -67,12 +76,14 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
 
 
 def virtual_pi(release: str, folder: Path, name: str) -> Iterator[Fleet]:
-    (folder / "hosts.yml").write_text(HOSTS.format(release=release, packages=PACKAGES, project=PROJECT))
+    inventory = folder / "inventory"
+    inventory.mkdir()
+    (inventory / "hosts.yml").write_text(HOSTS.format(release=release, packages=PACKAGES, project=PROJECT))
     extra = (f"virtual_pi_fleet={name}", f"virtual_pi_directory={folder}")
-    maker = Fleet(str(folder), extra=[word for text in extra for word in ("--extra-vars", text)])
+    maker = Fleet(str(inventory), extra=[word for text in extra for word in ("--extra-vars", text)])
     made = maker.playbook("playbooks/virtual_fleet.yml")
     assert made.code == 0, made.output[-4000:]
-    yield Fleet(str(folder))
+    yield Fleet(str(inventory))
     maker.playbook("playbooks/virtual_fleet.yml", "--extra-vars", "virtual_fleet=none")
 
 
@@ -111,7 +122,7 @@ def kill(fleet: Fleet, host: str, moment: Moment) -> str:
         if moment.text in line:
             break
     time.sleep(moment.seconds)
-    fleet.root(host, POWER.format(name=moment.process))
+    fleet.root(host, POWER.format(names=moment.processes))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert moment.text in printed, printed

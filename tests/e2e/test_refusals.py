@@ -111,12 +111,12 @@ def test_an_unsupported_release_is_refused(fleet: Fleet, release: str, wanted: s
 
 
 def test_apt_that_somebody_holds_is_waited_for_and_named(fleet: Fleet) -> None:
-    hold = (
-        "import os, subprocess, sys\n"
-        'subprocess.Popen([sys.executable, \'-c\', \'import fcntl, time; file = open("/var/lib/dpkg/lock-frontend", "w");'
-        " fcntl.lockf(file, fcntl.LOCK_EX); time.sleep(30)'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,"
-        " start_new_session=True)\n"
-    )
+    hold = """
+import subprocess, sys
+lock = 'import fcntl, time; held = open("/var/lib/dpkg/lock-frontend", "w"); fcntl.lockf(held, fcntl.LOCK_EX)'
+quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+subprocess.Popen([sys.executable, "-c", f"{lock}; time.sleep(60)"], start_new_session=True, **quiet)
+"""
     for host in fleet.hosts():
         fleet.root(host, hold)
     run = fleet.playbook("playbooks/site.yml", "--extra-vars", "preflight_apt_timeout=2")
