@@ -23,7 +23,7 @@ tools: .venv/installed ## install what this machine lacks (apt), and the pinned 
 	@touch $@
 
 .PHONY: demo
-demo: tools ## make a virtual Pi, provision it, verify it, say what stands (RELEASE=bookworm|trixie, ARCH=armhf|arm64)
+demo: tools ## make a virtual Pi, provision it, verify it, say what stands (RELEASE=bookworm|trixie, ARCH=armhf|arm64, MIRROR=URL)
 	@tools/demo.sh $(RELEASE)
 
 # The scenario armhf emulates another architecture.

@@ -195,12 +195,14 @@ def recipe_packages(text: str, release: str) -> list[str]:
 
 
 def host_mirror(sources: Iterable[str]) -> str:
-    """Return the Debian mirror that this host's apt sources name, else Debian's own."""
+    """Return the Debian mirror that this host's apt sources name; raise VirtualPiError where they name none."""
     for text in sources:
         for word in text.split():
             if word.startswith(("http://", "https://")) and word.rstrip("/").endswith("/debian"):
                 return word.rstrip("/")
-    return "http://mirror.example/debian"
+    raise VirtualPiError(
+        "This host's apt sources name no Debian mirror to build from; name one: MIRROR=http://... make demo"
+    )
 
 
 @dataclass(frozen=True)

@@ -215,18 +215,28 @@ def test_the_recipe_of_this_project_has_packages_for_each_release() -> None:
         (["deb http://mirror.example/debian trixie main\n"], "http://mirror.example/debian"),
         (["deb [signed-by=/x] https://mirror.example/pub/debian/ trixie main\n"], "https://mirror.example/pub/debian"),
         (["Types: deb\nURIs: http://mirror.example/debian/\nSuites: trixie\n"], "http://mirror.example/debian"),
-        (["deb http://mirror.example/debian-security trixie main\n"], "http://mirror.example/debian"),
         (
             ["deb http://mirror.example/ubuntu noble main\n", "deb http://b.example/debian x main"],
             "http://b.example/debian",
         ),
-        (["deb http://mirror.example/not-debian x main\n"], "http://mirror.example/debian"),
-        (["deb cdrom:[Debian]/debian trixie main\n"], "http://mirror.example/debian"),
-        ([], "http://mirror.example/debian"),
     ],
 )
 def test_the_mirror_of_this_host(sources: list[str], mirror: str) -> None:
     assert host_mirror(sources) == mirror
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ["deb http://security.example/debian-security trixie main\n"],
+        ["deb http://mirror.example/not-debian x main\n"],
+        ["deb cdrom:[Debian]/debian trixie main\n"],
+        [],
+    ],
+)
+def test_a_host_without_a_mirror_is_told_how_to_name_one(sources: list[str]) -> None:
+    with pytest.raises(VirtualPiError, match="MIRROR="):
+        host_mirror(sources)
 
 
 def image(recipe: Path, *packages: str, release: str = "trixie", architecture: str = "armhf") -> Image:
