@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -36,7 +37,11 @@ def describe(path: Path) -> str:
     if stat.S_ISLNK(status.st_mode):
         return f"{text} -> {path.readlink()}"
     if stat.S_ISREG(status.st_mode):
-        return f"{text} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        content = path.read_bytes()
+        if path == Path("/etc/shadow"):
+            # A password is each machine's own; that there is one is not.
+            content = re.sub(rb"\$[^:]+", b"set", content)
+        return f"{text} {hashlib.sha256(content).hexdigest()}"
     return text
 
 

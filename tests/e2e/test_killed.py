@@ -124,7 +124,7 @@ def kill(fleet: Fleet, host: str, moment: Moment) -> str:
     time.sleep(moment.seconds)
     fleet.root(host, POWER.format(names=moment.processes))
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert moment.text in printed, printed
     return printed
 
