@@ -36,10 +36,10 @@ test: lint unit molecule ## everything that guards the project: the gate (about 
 BEGUN := $(shell date +%s)
 
 .PHONY: test-full
-test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, ten more killed runs a release, mutants
+test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, twenty more killed runs, mutants
 	@ARMHF_RELEASE=trixie tools/molecule.sh armhf
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
-	@tools/mutants.py
+	@$(MAKE) mutants
 
 .PHONY: lint
 lint: tools ## ansible-lint (production), yamllint, ruff, mypy --strict, shellcheck

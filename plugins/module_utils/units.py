@@ -32,7 +32,8 @@ class Units:
         """Say whether an earlier run was killed before it restarted, or systemd has not read what is written."""
         if any(self.device.path(f"{OWED}/{unit}").exists() for unit in self.enable):
             return True
-        names = [*self.files, *self.enable]
+        # A drop-in, UNIT.d/NAME.conf, is no unit: its unit is asked about.
+        names = dict.fromkeys(name.partition(".d/")[0] for name in (*self.files, *self.enable))
         _, output, _ = self.device.run(["systemctl", "show", "--property=NeedDaemonReload", "--value", *names])
         return "yes" in output.split()
 

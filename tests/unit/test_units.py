@@ -47,6 +47,7 @@ class Systemd(FakeDevice):
     def run(self, argv: list[str]) -> tuple[int, str, str]:
         match argv:
             case ["systemctl", "show", "--property=NeedDaemonReload", "--value", *names]:
+                assert not [name for name in names if "/" in name]
                 stale = [name in self.read_last and self.read_last[name] != self.texts(name) for name in names]
                 return 0, "\n\n".join("yes" if each else "no" for each in stale) + "\n", ""
             case ["systemctl", "is-enabled", unit]:
@@ -131,6 +132,16 @@ def test_a_drop_in_lies_in_the_folder_of_its_unit(fake: Systemd, keep: Keep) -> 
     path = fake.root / "etc/systemd/system/mosquitto.service.d/80-pi-fleet.conf"
     assert path.read_text() == "[Service]\nMemoryMax=64M\n"
     assert path.stat().st_mode & 0o7777 == 0o644
+
+
+def test_a_drop_in_that_systemd_has_not_read_is_noticed_though_its_unit_is_started_by_others(
+    fake: Systemd, keep: Keep
+) -> None:
+    fake.read_last["mosquitto.service"] = {}
+    fake.write(f"{FOLDER}/mosquitto.service.d/80-pi-fleet.conf", DROP_IN["mosquitto.service.d/80-pi-fleet.conf"])
+    assert keep(DROP_IN, [])["changed"]
+    assert fake.calls == ["daemon-reload"]
+    assert not keep(DROP_IN, [])["changed"]
 
 
 def test_only_what_differs_is_written_and_shown(fake: Systemd, keep: Keep) -> None:
