@@ -71,7 +71,7 @@ def test_the_built_collection_changes_nothing(fleet: Fleet, tmp_path: Path) -> N
         str(tmp_path),
         str(artifact),
     ]
-    subprocess.run(install, check=True, capture_output=True, cwd=tmp_path)
+    subprocess.run(install, check=True, capture_output=True, cwd=tmp_path, env=fleet.environment())
     run = fleet.playbook(
         "edge.pi_fleet.site", cwd=tmp_path, ANSIBLE_COLLECTIONS_PATH=str(tmp_path), ANSIBLE_PIPELINING="true"
     )
