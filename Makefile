@@ -30,7 +30,7 @@ demo: tools ## make a virtual Pi, provision it, verify it, say what stands (RELE
 molecule test test-full: EMULATION = --emulation
 
 .PHONY: test
-test: lint unit molecule ## everything that guards the project: the gate (about 35 minutes on 2 cores)
+test: lint unit molecule ## everything that guards the project: the gate (about half an hour on 2 cores)
 	@echo "test: all of it passed in $$(( $$(date +%s) - $(BEGUN) )) s"
 
 BEGUN := $(shell date +%s)
