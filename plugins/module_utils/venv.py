@@ -11,12 +11,10 @@ import base64
 import csv
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-Runner = Callable[[list[str]], tuple[int, str, str]]
-"""Runs a command and returns its exit code, standard output and standard error: `AnsibleModule.run_command`."""
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Runner
 
 
 class VenvError(Exception):
