@@ -77,11 +77,12 @@ def read_text(path: Path) -> str | None:
         return None
 
 
-def write_text(path: Path, text: str, mode: int | None = None) -> None:
+def write_text(path: Path, text: str, mode: int | None = None, owner: tuple[int, int] | None = None) -> None:
     """Replace a file at once: after a loss of power it is the old one or the new one, never half of either.
 
     The temporary file has one fixed name, so that what a killed run leaves is reused by the next one.
-    `mode` None keeps the mode and the owner of the file that is there. Links are followed, as an editor does.
+    `mode` None keeps the mode and the owner of the file that is there. `owner` is a user and a group, else who writes.
+    Links are followed, as an editor does.
     """
     path = path.resolve()
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -97,6 +98,8 @@ def write_text(path: Path, text: str, mode: int | None = None) -> None:
                 os.fchown(stream.fileno(), old.st_uid, old.st_gid)
                 os.fchmod(stream.fileno(), old.st_mode & 0o7777)
             else:
+                if owner is not None:
+                    os.fchown(stream.fileno(), *owner)
                 os.fchmod(stream.fileno(), 0o644 if mode is None else mode)
         stream.flush()
         os.fsync(stream.fileno())

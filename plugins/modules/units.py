@@ -23,6 +23,34 @@ options:
     type: list
     elements: str
     required: true
+  configuration:
+    description:
+      - Files that the units read. The units are restarted when one of them changes.
+      - Their text is never shown, as it may hold secrets.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Where it is.
+        type: str
+        required: true
+      content:
+        description: Its text.
+        type: str
+        required: true
+      owner:
+        description: Its owner.
+        type: str
+        default: root
+      group:
+        description: Its group.
+        type: str
+        default: root
+      mode:
+        description: Its mode, in octal digits.
+        type: str
+        default: "0600"
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
@@ -53,7 +81,7 @@ written:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
-from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, Units
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, Configuration, Units
 
 
 def main() -> None:
@@ -62,13 +90,27 @@ def main() -> None:
         argument_spec={
             "files": {"type": "dict", "required": True},
             "enable": {"type": "list", "elements": "str", "required": True},
+            "configuration": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "str", "required": True},
+                    "content": {"type": "str", "required": True, "no_log": True},
+                    "owner": {"type": "str", "default": "root"},
+                    "group": {"type": "str", "default": "root"},
+                    "mode": {"type": "str", "default": "0600"},
+                },
+            },
         },
         supports_check_mode=True,
     )
     device = Device(module.run_command)
-    units = Units(device, module.params["files"], module.params["enable"])
+    configuration = [Configuration(**{**each, "mode": int(each["mode"], 8)}) for each in module.params["configuration"]]
+    units = Units(device, module.params["files"], module.params["enable"], configuration)
     differing = units.differing()
-    restart = bool(differing) or units.owed()
+    differing_configuration = units.differing_configuration()
+    restart = bool(differing or differing_configuration) or units.owed()
     diff = [
         {
             "before_header": f"{FOLDER}/{name}",
@@ -81,11 +123,12 @@ def main() -> None:
     changed = bool(restart or units.not_enabled() or units.not_active())
     try:
         if changed and not module.check_mode:
-            units.write(differing)
+            units.write(differing, differing_configuration)
             units.activate(restart)
     except (DeviceError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, written=differing, diff=diff)
+    written = [*differing, *(each.path for each in differing_configuration)]
+    module.exit_json(changed=changed, written=written, diff=diff)
 
 
 if __name__ == "__main__":

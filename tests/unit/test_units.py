@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,9 +95,16 @@ def keep(fake: Systemd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(AnsibleModule, "run_command", lambda module, argv: fake.run(argv))
     monkeypatch.setattr(module, "Device", lambda run: Device(run, fake.root))
 
-    def once(files: Texts, enable: list[str], check_mode: bool = False) -> dict[str, Any]:
+    def once(
+        files: Texts, enable: list[str], check_mode: bool = False, configuration: list[dict[str, str]] | None = None
+    ) -> dict[str, Any]:
         capsys.readouterr()
-        arguments = {"files": files, "enable": enable, "_ansible_check_mode": check_mode}
+        arguments = {
+            "files": files,
+            "enable": enable,
+            "configuration": configuration or [],
+            "_ansible_check_mode": check_mode,
+        }
         with patch_module_args(arguments), pytest.raises(SystemExit):
             module.main()
         result: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -155,6 +165,42 @@ def test_only_what_differs_is_written_and_shown(fake: Systemd, keep: Keep) -> No
     assert (diff["before_header"], diff["after_header"]) == (header, header)
     assert (diff["before"], diff["after"]) == (GUARD["guard.service"], after["guard.service"])
     assert fake.calls == ["daemon-reload", "restart guard.timer"]
+
+
+SETTINGS = {
+    "path": "/etc/pi-fleet/guard.env",
+    "content": "KEY=secret\n",
+    "owner": pwd.getpwuid(os.getuid()).pw_name,
+    "group": grp.getgrgid(os.getgid()).gr_name,
+    "mode": "0640",
+}
+
+
+def test_what_a_unit_reads_is_written_restarts_it_and_is_never_shown(fake: Systemd, keep: Keep) -> None:
+    keep(GUARD, ENABLE["guard"])
+    fake.calls.clear()
+    said = keep(GUARD, ENABLE["guard"], check_mode=True, configuration=[SETTINGS])
+    assert not fake.exists(SETTINGS["path"])
+    done = keep(GUARD, ENABLE["guard"], configuration=[SETTINGS])
+    assert said["changed"] and done["changed"] and said["written"] == done["written"] == [SETTINGS["path"]]
+    assert "secret" not in json.dumps({**done, "invocation": None})
+    assert fake.read(SETTINGS["path"]) == "KEY=secret\n"
+    assert (fake.root / "etc/pi-fleet/guard.env").stat().st_mode & 0o7777 == 0o640
+    assert fake.calls == ["daemon-reload", "restart guard.timer"]
+    assert not keep(GUARD, ENABLE["guard"], configuration=[SETTINGS])["changed"]
+
+
+@pytest.mark.parametrize("differs", [{"content": "KEY=other\n"}, {"mode": "0600"}])
+def test_what_a_unit_reads_is_written_anew_when_it_differs(fake: Systemd, keep: Keep, differs: dict[str, str]) -> None:
+    keep(GUARD, ENABLE["guard"], configuration=[SETTINGS])
+    assert keep(GUARD, ENABLE["guard"], configuration=[{**SETTINGS, **differs}])["written"] == [SETTINGS["path"]]
+    assert not keep(GUARD, ENABLE["guard"], configuration=[{**SETTINGS, **differs}])["changed"]
+
+
+def test_an_owner_who_is_not_there_is_named(fake: Systemd, keep: Keep) -> None:
+    result = keep(GUARD, ENABLE["guard"], configuration=[{**SETTINGS, "group": "no-such-group"}])
+    assert result["failed"]
+    assert "no-such-group" in result["msg"]
 
 
 def disable(fake: Systemd) -> None:
