@@ -3,7 +3,7 @@
 
 `open_camera()` returns a `Camera`, whose `capture_jpeg()` returns one JPEG; as a program, `pi_camera.py`
 takes one picture and says from where and how fast. Only the standard library is needed to import it:
-`picamera2` and `cv2` are imported when a source needs them. Whatever goes wrong is a `CameraError`: one
+`picamera2`, `cv2` and Pillow are imported when a source needs them. Whatever goes wrong is a `CameraError`: one
 sentence that says what to do.
 """
 
@@ -33,6 +33,8 @@ SOURCES = ("auto", "picamera2", "v4l2", "directory")
 PICTURES = (".jpg", ".jpeg", ".png")
 JPEG_QUALITY = 95
 LARGEST_JPEG_SIDE = 65_535
+# 16-bit greys: Pillow 9.4 has them as I, 11.1 as I;16. Either would turn white when converted as it is.
+WIDE_GREYS = ("I", "I;16")
 CAPTURE_SECONDS = 5.0
 
 DEVICES = Path("/dev")
@@ -188,7 +190,7 @@ class _V4L2Camera(Camera):
     source = "v4l2"
 
     def __init__(self, config: CameraConfig, device: str) -> None:
-        self._cv2 = _import_cv2()
+        self._cv2 = _import_library("cv2", "OpenCV for Python", "python3-opencv")
         self._place = device
         self._size = (config.width, config.height)
         self._video: Any = self._cv2.VideoCapture(device, self._cv2.CAP_V4L2)
@@ -225,11 +227,7 @@ class _DirectoryCamera(Camera):
         picture = self._next_picture()
         self._place, self._previous = str(picture), picture.name
         if picture.suffix.lower() == ".png":
-            cv2 = _import_cv2()
-            frame = cv2.imread(str(picture))
-            if frame is None:
-                raise CameraError(f"{picture} cannot be read as a PNG picture; replace or remove it.")
-            return _encode_jpeg(cv2, frame)
+            return _convert_png(picture)
         try:
             return picture.read_bytes()
         except OSError as error:
@@ -336,13 +334,11 @@ def _query_capabilities(node: Path) -> tuple[str, int]:
     return driver.rstrip(b"\0").decode(errors="replace"), capabilities
 
 
-def _import_cv2() -> Any:
+def _import_library(module: str, name: str, package: str) -> Any:
     try:
-        return importlib.import_module("cv2")
+        return importlib.import_module(module)
     except Exception as error:  # a numpy that does not fit is no ImportError
-        raise CameraError(
-            f"OpenCV for Python is not usable ({_reason(error)}); install the package python3-opencv."
-        ) from error
+        raise CameraError(f"{name} is not usable ({_reason(error)}); install the package {package}.") from error
 
 
 def _crop(frame: Any, size: tuple[int, int]) -> Any:
@@ -362,6 +358,28 @@ def _encode_jpeg(cv2: Any, frame: Any) -> bytes:
     if not encoded:
         raise CameraError("OpenCV cannot encode a picture as JPEG; install the package python3-opencv.")
     return bytes(jpeg.tobytes())
+
+
+def _convert_png(picture: Path) -> bytes:
+    """Return a PNG picture as JPEG: without its transparency, and of 16-bit samples the upper byte.
+
+    OpenCV would do it too, but to import it takes most of the 128 MiB that the Lambda may use.
+    """
+    image = _import_library("PIL.Image", "Pillow", "python3-pil")
+    jpeg = io.BytesIO()
+    try:
+        with image.open(picture, formats=["PNG"]) as source:
+            # A conversion drops it anyhow, but warns where it belongs to a palette.
+            source.info.pop("transparency", None)
+            frame = source
+            if source.mode in WIDE_GREYS:
+                frame = source.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+            frame.convert("RGB").save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    except Exception as error:  # broken files draw SyntaxError, struct.error and more out of Pillow
+        raise CameraError(
+            f"{picture} cannot be read as a PNG picture ({_reason(error)}); replace or remove it."
+        ) from error
+    return jpeg.getvalue()
 
 
 def _reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import beverage_classifier
 import pi_camera
@@ -35,6 +35,8 @@ def names(directory: Path) -> list[str]:
 
 class Device:
     """What surrounds the Lambda: a camera, the two SDKs and the field data; every part can be broken."""
+
+    said: ClassVar[dict[str, str]] = {}
 
     def __init__(self, field_data: Path) -> None:
         self.field_data = field_data
@@ -82,6 +84,7 @@ class Device:
         assert self.waiting in self.names(), "the capture must outlive the publishing of its answer"
         self.note("publish")
         self.published.append(message)
+        Device.said = json.loads(message["payload"])
 
 
 @pytest.fixture
@@ -108,7 +111,30 @@ def configure(device: Device, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 
 def ask(event: object = None) -> dict[str, str]:
-    return beverage_classifier.function_handler(event, None)
+    """Give the handler an event, and return what it published."""
+    assert beverage_classifier.function_handler(event, None) is None  # type: ignore[func-returns-value]
+    return Device.said
+
+
+@pytest.mark.parametrize("event", [{"keep": False}, b'{"keep": false}'])
+def test_a_question_may_leave_no_picture_behind(device: Device, event: object) -> None:
+    device.reply = b"[0.96,0.01,0.01,0.01,0.01]"
+    assert ask(event)["message"].startswith("Classified image as beer-mug")
+    assert device.names() == []
+
+
+@pytest.mark.parametrize("event", [None, {}, {"keep": True}, {"keep": 0}, [], b"", b"hello", b"{", b'{"keep": true}'])
+def test_any_other_message_leaves_the_picture_to_the_rule(device: Device, event: object) -> None:
+    device.reply = b"[0.96,0.01,0.01,0.01,0.01]"
+    ask(event)
+    assert device.names() == [f"{NOW}_beer-mug_0.96.jpg"]
+
+
+def test_a_picture_whose_handling_fails_stays_whatever_the_message_says(device: Device) -> None:
+    device.broken["inference"] = RuntimeError("gone")
+    with pytest.raises(RuntimeError, match="gone"):
+        ask({"keep": False})
+    assert device.names() == [f"{NOW}.jpg"]
 
 
 # --- an answered event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import struct
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pi_camera import CameraConfig, CameraError, load_config, open_camera
+from PIL import Image, PngImagePlugin
 
 JPEG = b"\xff\xd8 a picture \xff\xd9"
 
@@ -178,23 +180,83 @@ def test_an_incomplete_jpeg_is_named(pictures: Path, content: bytes) -> None:
         replay(pictures).capture_jpeg()
 
 
-def test_a_png_is_encoded_anew(pictures: Path, cv2: FakeCv2) -> None:
-    (pictures / "a.PNG").write_bytes(b"\x89PNG")
-    assert replay(pictures).capture_jpeg() == b"\xff\xd8 frame of " + str(pictures / "a.PNG").encode() + b"\xff\xd9"
-    assert cv2.quality == 95
+def encode(picture: Image.Image, form: str, **settings: Any) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, form, **settings)
+    return content.getvalue()
 
 
-def test_a_broken_png_is_named(pictures: Path, cv2: FakeCv2) -> None:
-    cv2.readable = False
-    (pictures / "a.png").write_bytes(b"not a picture")
-    with pytest.raises(CameraError, match=r"a\.png cannot be read as a PNG picture"):
-        replay(pictures).capture_jpeg()
+GRADIENT = Image.merge("RGB", [Image.linear_gradient("L").rotate(90 * turn) for turn in range(3)])
+BOMB = PngImagePlugin.PngInfo()
+BOMB.add_text("comment", "x" * 2_000_000, zip=True)
 
 
-def test_a_png_without_opencv_says_what_to_install(pictures: Path) -> None:
-    (pictures / "a.png").write_bytes(b"\x89PNG")
-    with pytest.raises(CameraError, match="install the package python3-opencv"):
-        replay(pictures).capture_jpeg()
+def test_a_png_is_encoded_anew(pictures: Path) -> None:
+    (pictures / "a.PNG").write_bytes(encode(GRADIENT, "PNG"))
+    (pictures / "b.jpg").write_bytes(jpeg("b.jpg"))
+    camera = replay(pictures)
+    assert camera.capture_jpeg() == encode(GRADIENT, "JPEG", quality=95)
+    assert camera.capture_jpeg() == jpeg("b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "settings", "seen"),
+    [
+        ("RGBA", (200, 100, 50, 0), {}, (200, 100, 50)),
+        ("RGB", (200, 100, 50), {"transparency": (200, 100, 50)}, (200, 100, 50)),
+        ("LA", (90, 0), {}, (90, 90, 90)),
+        ("L", 90, {"transparency": 90}, (90, 90, 90)),
+        ("1", 1, {}, (255, 255, 255)),
+        # 9 is the tenth entry of the palette below.
+        ("P", 9, {"transparency": bytes(range(10))}, (9, 109, 209)),
+        ("I;16", 90 * 256 + 255, {}, (90, 90, 90)),
+    ],
+)
+def test_every_kind_of_png_keeps_its_colours(
+    pictures: Path, mode: str, colour: Any, settings: dict[str, Any], seen: tuple[int, ...]
+) -> None:
+    picture = Image.new(mode, (16, 16), colour)
+    if mode == "P":
+        picture.putpalette([level for entry in range(10) for level in (entry, entry + 100, entry + 200)])
+    (pictures / "a.png").write_bytes(encode(picture, "PNG", **settings))
+    frame = Image.open(io.BytesIO(replay(pictures).capture_jpeg()))
+    assert (frame.format, frame.mode, frame.size) == ("JPEG", "RGB", (16, 16))
+    found = frame.getpixel((8, 8))
+    assert isinstance(found, tuple)
+    assert all(abs(one - other) <= 2 for one, other in zip(found, seen, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"not a picture", "cannot identify"),
+        (b"", "cannot identify"),
+        (encode(GRADIENT, "JPEG"), "cannot identify"),
+        (encode(GRADIENT, "PNG")[:-100], "truncated"),
+        (encode(GRADIENT, "PNG")[:40], r".+"),
+        (encode(GRADIENT, "PNG").replace(b"IDAT", b"\0\0\0\0"), r".+"),
+        (encode(GRADIENT, "PNG", pnginfo=BOMB), "too large"),
+        (encode(Image.new("1", (65_536, 1)), "PNG"), r".+"),
+    ],
+)
+def test_a_broken_png_is_named(pictures: Path, content: bytes, said: str) -> None:
+    (pictures / "a.png").write_bytes(content)
+    (pictures / "b.jpg").write_bytes(jpeg("b.jpg"))
+    camera = replay(pictures)
+    with pytest.raises(CameraError, match=rf"a\.png cannot be read as a PNG picture \(.*{said}.*\); re") as refusal:
+        camera.capture_jpeg()
+    assert "\n" not in str(refusal.value)
+    assert camera.capture_jpeg() == jpeg("b.jpg"), "one bad picture must not block those after it"
+
+
+def test_a_png_without_pillow_says_what_to_install(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    (pictures / "a.png").write_bytes(encode(GRADIENT, "PNG"))
+    (pictures / "b.jpg").write_bytes(jpeg("b.jpg"))
+    camera = replay(pictures)
+    with pytest.raises(CameraError, match=r"^Pillow is not usable \(.+\); install the package python3-pil\.$"):
+        camera.capture_jpeg()
+    assert camera.capture_jpeg() == jpeg("b.jpg"), "JPEG pictures do without Pillow"
 
 
 @given(names=st.sets(st.text("abcxyz019", min_size=1, max_size=6), min_size=1, max_size=8))
@@ -263,9 +325,6 @@ class FakeCv2:
     def resize(self, frame: Frame, size: tuple[int, int]) -> Frame:
         return Frame(*size, f"{frame.label} scaled {size[0]}x{size[1]}")
 
-    def imread(self, path: str) -> Frame | None:
-        return Frame(8, 8, f"frame of {path}") if self.readable else None
-
     def imencode(self, suffix: str, frame: Frame, parameters: list[int]) -> tuple[bool, Any]:
         assert suffix == ".jpg" and parameters[0] == self.IMWRITE_JPEG_QUALITY
         self.quality = parameters[1]
@@ -315,6 +374,11 @@ def test_a_named_device_is_used_as_it_is(cv2: FakeCv2) -> None:
         assert cv2.opened == ["/dev/v4l/by-id/usb-camera"]
         assert cv2.released == 0
     assert cv2.released == 1
+
+
+def test_frames_are_encoded_as_well_as_replayed_pictures(cv2: FakeCv2) -> None:
+    v4l2(device="/dev/video0").capture_jpeg()
+    assert cv2.quality == 95
 
 
 def test_the_first_camera_in_the_order_of_numbers_is_used(cv2: FakeCv2, add_node: AddNode) -> None:

@@ -32,14 +32,17 @@ class Classifier:
         self._settings = chosen
         self._camera: pi_camera.Camera | None = None
 
-    def answer(self) -> dict[str, str]:
-        """Take, classify and publish one picture; return what was published."""
+    def answer(self, keep: bool = True) -> dict[str, str]:
+        """Take, classify and publish one picture; return what was published.
+
+        Without `keep` the rule for field data is not asked; a picture whose handling fails stays all the same.
+        """
         picture = self._take_picture()
         capture = captures.save(self._settings.field_data, picture)
         category, confidence = self._classify(picture)
         reply = {"message": f"Classified image as {category} with a confidence of {confidence}"}
         self._iot_data.publish(topic=self._settings.response_topic, payload=json.dumps(reply))
-        if self._settings.keeps(confidence):
+        if keep and self._settings.keeps(confidence):
             capture.keep(category, confidence)
         else:
             capture.discard()
@@ -111,6 +114,15 @@ def parse_confidences(body: bytes, categories: int) -> list[float]:
 _classifier = Classifier(settings.from_environment(os.environ))
 
 
-def function_handler(event: object, context: object) -> dict[str, str]:
-    """Answer one message, whatever it says; return what was published."""
-    return _classifier.answer()
+def may_keep(event: object) -> bool:
+    """Say whether a message leaves the picture to the rule for field data: all do, but for `{"keep": false}`."""
+    try:
+        message = json.loads(event) if isinstance(event, bytes) else event
+    except ValueError:
+        return True
+    return not (isinstance(message, dict) and message.get("keep") is False)
+
+
+def function_handler(event: object, context: object) -> None:
+    """Answer one message, whatever it says, by publishing: as the article's, it returns nothing."""
+    _classifier.answer(may_keep(event))

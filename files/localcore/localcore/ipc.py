@@ -1,0 +1,242 @@
+"""The HTTP between Lambdas and the core, as V1's clients speak it, on loopback alone.
+
+    POST BASE              post work; X-Amz-InvocationId comes back
+    GET  BASE              wait for its result
+    GET  BASE/work         a worker waits for work; 204 means ask again, 410 that no more comes
+    POST BASE/work         a worker posts a result, or an error with X-Amz-Function-Error
+    PUT  BASE/initialized  a worker says whether its handler could be imported
+
+with BASE = /2016-11-01/functions/ARN. Errors are HTTP statuses with one sentence as their body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import json
+import logging
+import select
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp import ClientPayloadError, web
+
+from localcore.errors import LocalCoreError, RefusedError
+from localcore.invocations import HANDLED, REQUEST, UNHANDLED, Result
+from localcore.router import Arrival, Router
+
+HOST = "127.0.0.1"
+BASE = "/2016-11-01/functions/{arn}"
+INVOCATION_ID = "X-Amz-InvocationId"
+CONTEXT = "X-Amz-Client-Context"
+KIND = "X-Amz-Invocation-Type"
+FUNCTION_ERROR = "X-Amz-Function-Error"
+SLOWEST_BODY = 60.0
+"""Seconds that a body may take to arrive."""
+LINGERING = 10.0
+"""Seconds in which the rest of a refused body is read and dropped: who is still sending does not read the answer."""
+
+log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def serve(router: Router, tokens: Mapping[str, str], port: int) -> web.AppRunner:
+    """Listen; `tokens` maps names of functions to their tokens. `cleanup` of what is returned ends it."""
+    runner = web.AppRunner(
+        application(router, tokens), access_log=None, auto_decompress=False, lingering_time=LINGERING
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise LocalCoreError(
+            f"The local core cannot listen on {HOST}:{port} ({error.strerror}); stop what does, or change the port."
+        ) from error
+    return runner
+
+
+def application(router: Router, tokens: Mapping[str, str]) -> web.Application:
+    """Return the application that serves the router."""
+    ipc = _Ipc(router, tokens)
+    app = web.Application(middlewares=[_answer_errors])
+    # Not add_get, which would serve HEAD too: that would take work and throw it away.
+    app.router.add_route("POST", BASE, ipc.post_work)
+    app.router.add_route("GET", BASE, ipc.get_result)
+    app.router.add_route("GET", f"{BASE}/work", ipc.get_work)
+    app.router.add_route("POST", f"{BASE}/work", ipc.post_result)
+    app.router.add_route("PUT", f"{BASE}/initialized", ipc.initialized)
+    return app
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RefusedError as error:
+        return web.Response(status=error.status, text=f"{error}\n")
+    except (web.HTTPException, ConnectionError):
+        raise
+    except Exception:
+        log.exception("A request could not be served.")
+        return web.Response(status=500, text="The local core failed on this; see its journal.\n")
+
+
+class _Ipc:
+    def __init__(self, router: Router, tokens: Mapping[str, str]) -> None:
+        self._router = router
+        self._tokens = [(name, token.encode()) for name, token in tokens.items()]
+
+    async def post_work(self, request: web.Request) -> web.StreamResponse:
+        caller, function = self._caller(request), self._function(request)
+        context = _decoded_context(request.headers.get(CONTEXT, ""))
+        payload = await self._body(request)
+        kind = request.headers.get(KIND, REQUEST)
+        id_ = self._router.post_work(caller, function, kind, context, payload)
+        return web.Response(headers={INVOCATION_ID: id_})
+
+    async def get_result(self, request: web.Request) -> web.StreamResponse:
+        caller, function, id_ = self._caller(request), self._function(request), _invocation_id(request)
+        result = await self._router.result(caller, function, id_)
+        if result is None:
+            # Who asks again finds the next router, or none: a broken connection says so, an answer would be final.
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=503)
+        headers = {FUNCTION_ERROR: result.error} if result.error else {}
+        response = web.Response(body=result.payload, headers=headers)
+        if await _sent(request, response):
+            self._router.fetched(id_)
+        return response
+
+    async def get_work(self, request: web.Request) -> web.StreamResponse:
+        function = self._own_function(request)
+        arrival = await self._router.work_arrives(function)
+        if arrival is Arrival.NO_MORE:
+            raise RefusedError(410, f"There is no more work for {function}; end, you will be started when there is.")
+        if arrival is Arrival.NOTHING or _is_gone(request):
+            return web.Response(status=204)
+        invocation = self._router.take(function)
+        context = base64.b64encode(json.dumps(invocation.context).encode()).decode()
+        response = web.Response(
+            body=invocation.payload,
+            headers={INVOCATION_ID: invocation.id, CONTEXT: context},
+            content_type="application/octet-stream",
+        )
+        handed = False
+        try:
+            handed = await _sent(request, response)
+        finally:
+            if handed:
+                self._router.handed(invocation)
+            else:
+                self._router.put_back(invocation)
+        return response
+
+    async def post_result(self, request: web.Request) -> web.StreamResponse:
+        function, id_ = self._own_function(request), _invocation_id(request)
+        error = request.headers.get(FUNCTION_ERROR, "")
+        if error not in ("", HANDLED, UNHANDLED):
+            raise RefusedError(400, f"{FUNCTION_ERROR} is {error[:50]!r}; use {HANDLED}, {UNHANDLED} or none.")
+        try:
+            result = Result(await self._body(request), error)
+        except RefusedError as refusal:
+            # The worker has done its part: who waits shall not wait for a time-out.
+            self._router.post_result(function, id_, Result.unhandled(f"The result of {function} is refused: {refusal}"))
+            raise
+        self._router.post_result(function, id_, result)
+        return web.Response()
+
+    async def initialized(self, request: web.Request) -> web.StreamResponse:
+        function = self._own_function(request)
+        try:
+            said: Any = json.loads(await self._body(request))
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict) or not isinstance(said.get("Success"), bool):
+            raise RefusedError(400, 'The body must be JSON: {"Success": true or false, "Response": "..."}.')
+        self._router.initialized(function, said["Success"], str(said.get("Response", "")))
+        return web.Response()
+
+    def _caller(self, request: web.Request) -> str:
+        """Return the name of the function whose token this is; all are compared, so that time says nothing."""
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        found = ""
+        for name, token in self._tokens:
+            if hmac.compare_digest(given, token):
+                found = name
+        if not found:
+            raise RefusedError(401, "The token in Authorization is not known; send AWS_CONTAINER_AUTHORIZATION_TOKEN.")
+        return found
+
+    def _function(self, request: web.Request) -> str:
+        return self._router.name_of(request.match_info["arn"])
+
+    def _own_function(self, request: web.Request) -> str:
+        caller, function = self._caller(request), self._function(request)
+        if caller != function:
+            raise RefusedError(403, f"The token is that of {caller}; it may not act for {function}.")
+        return function
+
+    async def _body(self, request: web.Request) -> bytes:
+        """Read a body as long as it is within the limit, whatever its length claims to be."""
+        most = self._router.limits.payload
+        too_big = RefusedError(413, f"The body is over {most} bytes; send less.")
+        if (request.content_length or 0) > most:
+            raise too_big
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(SLOWEST_BODY):
+                async for part in request.content.iter_any():
+                    size += len(part)
+                    if size > most:
+                        raise too_big
+                    parts.append(part)
+        except (TimeoutError, ConnectionError, ClientPayloadError) as error:
+            raise RefusedError(400, "The body did not arrive whole; send it again.") from error
+        return b"".join(parts)
+
+
+def _is_gone(request: web.Request) -> bool:
+    """Tell whether the client has closed its connection, be it so lately that the loop has not noticed."""
+    if request.transport is None or request.transport.is_closing():
+        return True
+    poller = select.poll()
+    poller.register(request.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(poller.poll(0))
+
+
+async def _sent(request: web.Request, response: web.Response) -> bool:
+    """Send a response and tell whether the kernel took all of it, which on loopback means that it arrives."""
+    if request.transport is None:
+        return False
+    # With no room in the program's own buffer, `write_eof` returns only when all is written.
+    request.transport.set_write_buffer_limits(high=0)
+    try:
+        await response.prepare(request)
+        await response.write_eof()
+    except ConnectionError:
+        return False
+    return True
+
+
+def _invocation_id(request: web.Request) -> str:
+    id_ = request.headers.get(INVOCATION_ID, "")
+    if not id_:
+        raise RefusedError(400, f"The header {INVOCATION_ID} is missing; send the id of the invocation.")
+    return id_
+
+
+def _decoded_context(header: str) -> dict[str, Any]:
+    """Return the client context in a header: base64 of JSON, `{}` if there is none."""
+    if not header:
+        return {}
+    try:
+        context = json.loads(base64.b64decode(header, validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        context = None
+    if not isinstance(context, dict) or not isinstance(context.get("custom", {}), dict):
+        raise RefusedError(400, f'{CONTEXT} must be base64 of a JSON object such as {{"custom": {{}}}}.')
+    return context
