@@ -20,9 +20,27 @@ def virtual_pi_instances(names: Iterable[str], hostvars: Mapping[str, Mapping[st
     ]
 
 
+def answers_table(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table that role classify shows: see DOCUMENTATION beside this file."""
+    rows = [("device", "category", "confidence", "milliseconds")]
+    notes = []
+    for name in names:
+        result = hostvars[name].get("__classify_answers", {})
+        for answer in result.get("answers", []):
+            rows.append((name, answer["category"], f"{answer['confidence']:.2f}", str(answer["milliseconds"])))
+        if "answers" not in result:
+            notes.append(f"{name}: {result.get('msg') or 'could not be reached'}")
+    device, category, confidence, milliseconds = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [
+        f"{row[0]:<{device}}  {row[1]:<{category}}  {row[2]:>{confidence}}  {row[3]:>{milliseconds}}".rstrip()
+        for row in rows
+    ]
+    return [*lines, *notes]
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"virtual_pi_instances": virtual_pi_instances}
+        return {"answers_table": answers_table, "virtual_pi_instances": virtual_pi_instances}

@@ -1,0 +1,279 @@
+#!/usr/bin/python3
+"""Talk to the broker of this device as its clients do, with mosquitto's own clients.
+
+usage: talk.py certificates | loopback | gate | bridge | cut | bare
+Fails with the sentence of the first thing that is not so. certificates makes a CA, and prints as JSON what it signed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CA = Path("/root/ca")
+DEVICE = socket.gethostname()
+ASK, ANSWER = "/request/classify/beverage_container", "/response/prediction/beverage_container"
+ERRORS = f"pi-fleet/{DEVICE}/errors"
+LOCAL = ["-h", "127.0.0.1", "-q", "1"]
+GATE = ["-h", "localhost", "-p", "8883", "--cafile", f"{CA}/ca.pem", "-q", "1"]
+KIOSK = [*GATE, "-u", "kiosk", "-P", "let me ask"]
+CLOUD = ["-h", "127.0.0.1", "-p", "18884", "-q", "1"]
+MOST_WAITING = 1000
+
+
+def run(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command and wait for it."""
+    return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+
+
+def must(*argv: str, stdin: str = "") -> str:
+    """Run a command that has to succeed, and return what it printed."""
+    done = run(*argv, stdin=stdin)
+    require(done.returncode == 0, f"{argv} failed: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def require(truth: bool, sentence: str) -> None:
+    """End with the sentence unless it is true."""
+    if not truth:
+        sys.exit(sentence)
+
+
+def publish(where: list[str], topic: str, text: str, *options: str) -> None:
+    """Publish a message that the broker has to take."""
+    must("mosquitto_pub", *where, "-t", topic, "-m", text, *options)
+
+
+@contextmanager
+def reading(where: list[str], *topics: str) -> Iterator[list[str]]:
+    """Subscribe, and gather what comes as `topic message` in the list, until a second after the end of the block."""
+    gathered: list[str] = []
+    options = [word for topic in topics for word in ("-t", topic)]
+    argv = ["stdbuf", "-oL", "mosquitto_sub", *where, *options, "-F", "%t %p", "-d"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as reader:
+        for line in reader.stdout or ():
+            if "received SUBACK" in line:
+                break
+        try:
+            yield gathered
+            time.sleep(1)
+        finally:
+            reader.terminate()
+            said = reader.communicate()[0].splitlines()
+            gathered += [line for line in said if not line.startswith(("Client ", "Subscribed "))]
+
+
+def until(truth: Callable[[], bool], sentence: str, seconds: float) -> float:
+    """Wait until it is true and return how long that took; end with the sentence if it takes longer."""
+    begun = time.monotonic()
+    while not truth():
+        require(time.monotonic() - begun < seconds, sentence)
+        time.sleep(0.2)
+    return time.monotonic() - begun
+
+
+def waiting(where: list[str], client: str, seconds: int = 2) -> list[str]:
+    """Come back as a client that was away, and return what waited."""
+    return run("mosquitto_sub", *where, "-c", "-i", client, "-t", "unused", "-W", str(seconds)).stdout.splitlines()
+
+
+def stay(where: list[str], client: str, topic: str) -> None:
+    """Subscribe as a client that will be back."""
+    must("mosquitto_sub", *where, "-c", "-i", client, "-t", topic, "-E")
+
+
+def answers() -> bool:
+    """Say whether the broker on loopback takes a message."""
+    return run("mosquitto_pub", *LOCAL, "-t", "any", "-m", "one").returncode == 0
+
+
+def own_address() -> str:
+    """Return the address that others reach this device at."""
+    return must("hostname", "-I").split()[0]
+
+
+def certificates() -> None:
+    """Make a CA and what it signs: a broker's certificate and a device's."""
+    CA.mkdir(exist_ok=True)
+    # A domain of its own in the subject: OpenSSL takes a certificate with its signer's subject for self-signed.
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    must(*new, "-subj", "/CN=test CA", "-keyout", f"{CA}/ca.key", "-out", f"{CA}/ca.pem")
+    sign = [*new, "-CA", f"{CA}/ca.pem", "-CAkey", f"{CA}/ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
+    for name, extension in (("broker", "subjectAltName=DNS:localhost"), ("device", "extendedKeyUsage=clientAuth")):
+        files = ["-keyout", f"{CA}/{name}.key", "-out", f"{CA}/{name}.pem"]
+        must(*sign, "-subj", f"/CN={name}", "-addext", extension, *files)
+    print(json.dumps({path.name: path.read_text() for path in CA.iterdir()}))
+
+
+def loopback() -> None:
+    """Whoever is on the device may publish and read; nobody else reaches the broker; what waits, waits, bounded."""
+    with reading(LOCAL, "#") as seen:
+        publish(LOCAL, ASK, "what is it?")
+    require(seen == [f"{ASK} what is it?"], f"loopback gave {seen}")
+
+    with socket.socket() as outside:
+        require(outside.connect_ex((own_address(), 1883)) != 0, f"the broker answers at {own_address()}")
+
+    stay(LOCAL, "localcore", ASK)
+    publish(LOCAL, ASK, "first")
+    must("systemctl", "restart", "mosquitto")
+    publish(LOCAL, ASK, "second")
+    found = waiting(LOCAL, "localcore")
+    require(found == ["first", "second"], f"a restart of the broker left {found} for a client that was away")
+
+    publish(LOCAL, ASK, "third")
+    must("systemctl", "kill", "--signal=KILL", "mosquitto")
+    took = until(answers, "the broker did not come back after kill -9", 5)
+    print(f"back {took:.1f} s after kill -9")
+
+    stay(LOCAL, "away", "many")
+    must("mosquitto_pub", *LOCAL, "-t", "many", "-l", stdin="\n".join(map(str, range(1200))))
+    found = waiting(LOCAL, "away", 5)
+    require(found == [str(number) for number in range(MOST_WAITING)], f"{len(found)} of 1200 messages waited")
+
+    done = run("mosquitto_pub", *LOCAL, "-t", "any", "-s", stdin="x" * 300_000)
+    require(done.returncode != 0, "a message of 300 kB was taken")
+    require(answers(), "the broker is gone after a message of 300 kB")
+
+
+def gate() -> None:
+    """A user may ask and read answers, over TLS and with the right password, and nothing else."""
+    until(lambda: run("mosquitto_pub", *KIOSK, "-t", ASK, "-n").returncode == 0, "the gate does not open", 10)
+    # The gate's own link to the broker is up when a question comes through.
+    until(asks, "no question comes through the gate", 10)
+
+    with reading(KIOSK, "#") as seen:
+        for topic in (ANSWER, ERRORS, "other", f"pi-fleet/{DEVICE}/other", ASK):
+            publish(LOCAL, topic, "from the device")
+    wanted = [f"{topic} from the device" for topic in (ANSWER, ERRORS)]
+    require(sorted(seen) == sorted(wanted), f"a user reads {seen}")
+
+    with reading(LOCAL, "#") as on_device, reading(KIOSK, "#") as at_gate:
+        for topic in (ANSWER, ERRORS, "other", "$SYS/other"):
+            publish(KIOSK, topic, "forged")
+        publish(KIOSK, ASK, "kept?", "--retain")
+    require((on_device, at_gate) == ([f"{ASK} kept?"], []), f"forged: {on_device} on the device, {at_gate} at the gate")
+    with reading(LOCAL, ASK) as seen:
+        pass
+    require(seen == [], "the device keeps a user's question for each who comes later")
+    must("mosquitto_pub", *KIOSK, "-t", ASK, "-n", "--retain")
+
+    refused = {
+        "a wrong password": [*GATE, "-u", "kiosk", "-P", "let me in"],
+        "another user": [*GATE, "-u", "visitor", "-P", "let me ask"],
+        "no password": GATE,
+        "no TLS": ["-h", "localhost", "-p", "8883", "-u", "kiosk", "-P", "let me ask"],
+    }
+    for how, where in refused.items():
+        done = run("timeout", "5", "mosquitto_pub", *where, "-t", ASK, "-m", "refused?")
+        require(done.returncode != 0, f"the gate lets in {how}")
+    old = run("openssl", "s_client", "-connect", "localhost:8883", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0")
+    require(old.returncode != 0, "the gate speaks TLS 1.1")
+
+    with reading([*LOCAL, "-i", "localcore"], ASK) as seen, reading([*KIOSK, "-i", "localcore"], ANSWER):
+        publish(LOCAL, ASK, "still there?")
+    require(seen == [f"{ASK} still there?"], "a client beyond the device takes the place of the local core")
+
+    stay(KIOSK, "kiosk-1", ANSWER)
+    publish(LOCAL, ANSWER, "while away")
+    must("systemctl", "restart", "mosquitto", "mqtt-gate")
+    until(asks, "no question comes through the gate after a restart", 10)
+    found = waiting(KIOSK, "kiosk-1")
+    require(found == ["while away"], f"a restart left {found} for a user that was away")
+
+
+def asks() -> bool:
+    """Say whether a user's question arrives on the device."""
+    with reading(LOCAL, ASK) as seen:
+        publish(KIOSK, ASK, "anybody?")
+    return bool(seen)
+
+
+def start_cloud() -> None:
+    """Start a second broker in the place of AWS IoT Core: mutual TLS for devices, and a door for the console."""
+    (CA / "cloud.conf").write_text(
+        f"user root\npersistence true\npersistence_location {CA}/\nmax_queued_messages 5000\nallow_anonymous true\n"
+        "listener 18884 127.0.0.1\nlistener 18883 127.0.0.1\nrequire_certificate true\n"
+        f"cafile {CA}/ca.pem\ncertfile {CA}/broker.pem\nkeyfile {CA}/broker.key\n"
+    )
+    must("systemd-run", "--unit=cloud", "mosquitto", "-c", f"{CA}/cloud.conf")
+    until(lambda: run("mosquitto_pub", *CLOUD, "-t", "any", "-n").returncode == 0, "the cloud does not start", 10)
+
+
+def arrives(prefix: str) -> bool:
+    """Say whether what the cloud asks arrives on the device."""
+    with reading(LOCAL, "#") as seen:
+        publish(CLOUD, f"{prefix}{ASK}", "from the cloud")
+    return bool(seen)
+
+
+def exchange(prefix: str, slash: str) -> None:
+    """Ask from the cloud, answer from the device: each arrives once where it should, and nothing comes back."""
+    until(lambda: arrives(prefix), "the bridge does not come up", 60)
+    with reading(CLOUD, "#") as in_cloud, reading(LOCAL, "#") as on_device:
+        publish(CLOUD, f"{prefix}{ASK}", "what is it?")
+        publish(CLOUD, "elsewhere/request/classify/beverage_container", "not yours")
+        publish(LOCAL, ANSWER, "a mug")
+        publish(LOCAL, ERRORS, "no camera")
+        publish(LOCAL, "other", "stays")
+        publish(LOCAL, ASK, "asked here")
+        time.sleep(2)
+    local = [f"{ASK} what is it?", f"{ANSWER} a mug", f"{ERRORS} no camera", "other stays", f"{ASK} asked here"]
+    require(sorted(on_device) == sorted(local), f"the device saw {on_device}")
+    cloud = [
+        f"{prefix}{ASK} what is it?",
+        "elsewhere/request/classify/beverage_container not yours",
+        f"{prefix}{ANSWER} a mug",
+        f"{prefix}{slash}{ERRORS} no camera",
+    ]
+    require(sorted(in_cloud) == sorted(cloud), f"the cloud saw {in_cloud}")
+
+
+def bridge() -> None:
+    """Below the device's name, which nobody else's questions have."""
+    start_cloud()
+    exchange(DEVICE, "/")
+    with reading(CLOUD, "#") as in_cloud:
+        must("mosquitto_pub", *LOCAL, "-t", ANSWER, "-s", stdin="x" * 200_000)
+        publish(LOCAL, ANSWER, "after it")
+    found = [line[:80] for line in in_cloud]
+    require(found == [f"{DEVICE}{ANSWER} after it"], f"after a message that is too large for the cloud it saw {found}")
+
+
+def cut() -> None:
+    """Without the cloud the device goes on; what is bound for it waits, bounded, also while the broker restarts."""
+    stay(CLOUD, "console", f"{DEVICE}{ANSWER}")
+    must("systemctl", "stop", "cloud")
+    for number in range(20):
+        begun = time.monotonic()
+        with_answer = must("mosquitto_rr", *LOCAL, "-t", "ping", "-e", "ping", "-m", str(number), "-W", "5")
+        took = time.monotonic() - begun
+        require(with_answer.strip() == str(number) and took < 1, f"{took:.1f} s for a message while the link is cut")
+        time.sleep(0.5)
+    must("mosquitto_pub", *LOCAL, "-t", ANSWER, "-l", stdin="\n".join(map(str, range(1200))))
+    must("systemctl", "restart", "mosquitto")
+    must("mosquitto_pub", *LOCAL, "-t", ANSWER, "-m", "one too many")
+    start_cloud()
+    took = until(lambda: arrives(DEVICE), "the bridge does not come back", 120)
+    found = waiting(CLOUD, "console", 5)
+    wanted = [str(number) for number in range(MOST_WAITING)]
+    # After its restart the broker takes a few more: as many as may be under way.
+    require(found[:MOST_WAITING] == wanted, f"{len(found)} of 1201 messages waited: {found[:3]} to {found[-3:]}")
+    require(len(found) <= MOST_WAITING + 20, f"{len(found)} messages waited")
+    print(f"back {took:.1f} s after the link")
+
+
+def bare() -> None:
+    """The article's own topics."""
+    exchange("", "")
+
+
+if __name__ == "__main__":
+    (stage,) = sys.argv[1:]
+    {each.__name__: each for each in (certificates, loopback, gate, bridge, cut, bare)}[stage]()
