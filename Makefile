@@ -13,21 +13,27 @@ help: ## list these targets
 
 .PHONY: tools
 tools: .venv/installed ## install what this machine lacks (apt), and the pinned Python tools into .venv
-	@tools/host.sh $(EMULATION)
+	@tools/host.sh $(EMULATION) $(TESTS)
 
 .venv/installed: requirements.lock
 	@tools/host.sh
 	@echo "Installing the pinned tools into .venv"
 	@python3 -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
 	@touch $@
 
+.PHONY: model
+model: .venv/installed ## make the demonstration model, and a sample shaped as SageMaker's, in .cache/models (cached by hash)
+	@tools/demonstration_model.py .cache/models/demonstration
+	@tools/sagemaker_sample.py .cache/models/sagemaker/model.tar.gz
+
 .PHONY: demo
-demo: tools ## make a virtual Pi, provision it, verify it, say what stands (RELEASE=bookworm|trixie, ARCH=armhf|arm64, MIRROR=URL)
+demo: tools model ## make a virtual Pi, provision it, verify it, say what stands (RELEASE=bookworm|trixie, ARCH=armhf|arm64, MIRROR=URL)
 	@tools/demo.sh $(RELEASE)
 
 # The scenario armhf emulates another architecture.
 molecule test test-full: EMULATION = --emulation
+unit test test-full: TESTS = --tests
 
 .PHONY: test
 test: lint unit molecule ## everything that guards the project: the gate (about half an hour on 2 cores)
@@ -37,6 +43,7 @@ BEGUN := $(shell date +%s)
 
 .PHONY: test-full
 test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, twenty more killed runs, mutants
+	@$(MAKE) reference
 	@ARMHF_RELEASE=trixie tools/molecule.sh armhf
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
@@ -44,7 +51,7 @@ test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, twe
 .PHONY: lint
 lint: tools ## ansible-lint (production), yamllint, ruff, mypy --strict, shellcheck
 	@echo "lint: ruff"; ruff check --quiet . && ruff format --check --quiet .
-	@echo "lint: mypy"; mypy --no-error-summary plugins files roles tests tools
+	@echo "lint: mypy"; mypy --no-error-summary plugins files roles tests tools benchmarks
 	@echo "lint: yamllint"; yamllint --strict .
 	@echo "lint: shellcheck"; shellcheck $(SCRIPTS)
 	@echo "lint: ansible-lint"; ansible-lint -q
@@ -56,11 +63,18 @@ unit: tools ## unit and contract tests
 	@pytest
 
 .PHONY: molecule
-molecule: tools ## the molecule scenarios (SCENARIO=name for one)
+molecule: tools model ## the molecule scenarios (SCENARIO=name for one)
 	@tools/molecule.sh $(SCENARIO)
 
+.PHONY: reference
+reference: .venv/installed ## prove conversions against MXNet 1.9.1 itself: a few minutes
+	@python3 -m venv .cache/mxnet
+	@.cache/mxnet/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+	  --requirement tests/reference/requirements.txt
+	@MXNET_PYTHON=$(CURDIR)/.cache/mxnet/bin/python pytest -s tests/reference
+
 .PHONY: mutants
-mutants: tools ## remove one task at a time and ask whether the tests notice: hours (ROLE=name for one role)
+mutants: tools model ## remove one task at a time and ask whether the tests notice: hours (ROLE=name for one role)
 	@tools/mutants.py $(if $(ROLE),--role $(ROLE))
 
 .PHONY: package

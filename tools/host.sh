@@ -1,11 +1,18 @@
 #!/bin/sh
 # Installs what this machine lacks to make virtual Pis and run the tests: Debian packages, and qemu's handlers.
-# usage: host.sh [--emulation]    with --emulation also what containers of another architecture need
+# usage: host.sh [--emulation] [--tests]    with --emulation also what containers of another architecture need,
+#                                          with --tests the broker that unit tests talk to (Debian's, on loopback)
 set -eu
 
 packages="make shellcheck python3-venv openssh-client podman runc iptables netavark aardvark-dns uidmap slirp4netns
 fuse-overlayfs mmdebstrap debian-archive-keyring"
-[ "${1:-}" = "--emulation" ] && packages="$packages qemu-user-static binfmt-support arch-test"
+emulation=
+for option in "$@"; do
+  case $option in
+    --emulation) emulation=yes packages="$packages qemu-user-static binfmt-support arch-test" ;;
+    --tests) packages="$packages mosquitto" ;;
+  esac
+done
 
 if [ "$(id -u)" -eq 0 ]; then sudo=; else sudo=sudo; fi
 
@@ -20,7 +27,7 @@ if [ -n "$missing" ]; then
   DEBIAN_FRONTEND=noninteractive $sudo apt-get -qq install --yes --no-install-recommends $missing >/dev/null
 fi
 
-if [ "${1:-}" = "--emulation" ]; then
+if [ -n "$emulation" ]; then
   # Where systemd is not PID 1 (containers, some CI machines) nobody has registered the handlers.
   [ -e /proc/sys/fs/binfmt_misc/register ] || $sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
   # Debian registers its handlers without the flag C, and sudo in an emulated virtual Pi then is not root. Handlers of

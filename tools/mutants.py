@@ -117,9 +117,14 @@ class Bench:
     def write_inventory(self) -> None:
         """Describe the virtual Pi as molecule's shared settings do, with a cache that holds nothing yet."""
         shared = yaml.safe_load((ROOT / ".config" / "molecule" / "config.yml").read_text())
+        devices = shared["provisioner"]["inventory"]["group_vars"]["devices"]
         variables = {
             "ansible_python_interpreter": "/usr/bin/python3",
-            "virtual_pi_packages": shared["provisioner"]["inventory"]["group_vars"]["devices"]["virtual_pi_packages"],
+            "virtual_pi_packages": [
+                *devices["molecule_packages"],
+                *devices["molecule_packages_of_release"][self.release],
+            ],
+            "image_classifier_model": str(ROOT / ".cache" / "models" / "demonstration" / "model.onnx"),
             "camera_source": "directory",
             "camera_directory": str(ROOT / "files" / "photos"),
             "greengrass_sdk_cache": str(self.folder / "wheels"),

@@ -65,6 +65,9 @@ class Units:
     files: Mapping[str, str]
     enable: Sequence[str]
     configuration: Sequence[Configuration] = ()
+    retire: Sequence[str] = ()
+    """Patterns of unit files that are removed, with what they run, if they are not in `keep`."""
+    keep: Sequence[str] = ()
 
     def differing(self) -> list[str]:
         """Return the names of the files whose text on the device is another one."""
@@ -73,6 +76,19 @@ class Units:
     def differing_configuration(self) -> list[Configuration]:
         """Return the files that units read and that are not as they should be."""
         return [each for each in self.configuration if each.differs(self.device)]
+
+    def retired(self) -> list[str]:
+        """Return the names of units that match `retire` and are not kept."""
+        found = {path.name for pattern in self.retire for path in self.device.path(FOLDER).glob(pattern)}
+        return sorted(found - set(self.keep) - set(self.files))
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Stop and disable units, and remove their files; a run killed in between finds the files again."""
+        for name in names:
+            self.device.command("systemctl", "disable", "--quiet", "--now", name)
+            remove(self.device.path(f"{FOLDER}/{name}"))
+        if names:
+            self.device.command("systemctl", "daemon-reload")
 
     def owed(self) -> bool:
         """Say whether an earlier run was killed before it restarted, or systemd has not read what is written."""

@@ -23,6 +23,18 @@ options:
     type: list
     elements: str
     required: true
+  retire:
+    description:
+      - Patterns of units below C(/etc/systemd/system), such as C(lambda@*). Those that match and are not in O(keep) are
+        stopped, disabled and removed.
+    type: list
+    elements: str
+    default: []
+  keep:
+    description: Names of units that O(retire) leaves alone.
+    type: list
+    elements: str
+    default: []
   configuration:
     description:
       - Files that the units read. The units are restarted when one of them changes.
@@ -77,6 +89,11 @@ written:
   type: list
   elements: str
   returned: success
+retired:
+  description: Units that were removed, or would be in check mode.
+  type: list
+  elements: str
+  returned: success
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -90,6 +107,8 @@ def main() -> None:
         argument_spec={
             "files": {"type": "dict", "required": True},
             "enable": {"type": "list", "elements": "str", "required": True},
+            "retire": {"type": "list", "elements": "str", "default": []},
+            "keep": {"type": "list", "elements": "str", "default": []},
             "configuration": {
                 "type": "list",
                 "elements": "dict",
@@ -107,7 +126,9 @@ def main() -> None:
     )
     device = Device(module.run_command)
     configuration = [Configuration(**{**each, "mode": int(each["mode"], 8)}) for each in module.params["configuration"]]
-    units = Units(device, module.params["files"], module.params["enable"], configuration)
+    given = module.params
+    units = Units(device, given["files"], given["enable"], configuration, given["retire"], given["keep"])
+    retired = units.retired()
     differing = units.differing()
     differing_configuration = units.differing_configuration()
     restart = bool(differing or differing_configuration) or units.owed()
@@ -120,15 +141,16 @@ def main() -> None:
         }
         for name in differing
     ]
-    changed = bool(restart or units.not_enabled() or units.not_active())
+    changed = bool(restart or retired or units.not_enabled() or units.not_active())
     try:
         if changed and not module.check_mode:
+            units.remove(retired)
             units.write(differing, differing_configuration)
             units.activate(restart)
     except (DeviceError, OSError) as error:
         module.fail_json(msg=str(error))
     written = [*differing, *(each.path for each in differing_configuration)]
-    module.exit_json(changed=changed, written=written, diff=diff)
+    module.exit_json(changed=changed, written=written, retired=retired, diff=diff)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ ON_DEVICES = [role for role in ROLES if role != "virtual_pi"]
 KEYWORDS = {
     *("args", "async", "become", "become_user", "changed_when", "check_mode", "delay", "delegate_to", "diff"),
     *("environment", "failed_when", "loop", "loop_control", "name", "no_log", "notify", "poll", "register", "retries"),
-    *("run_once", "tags", "until", "vars", "when", "block", "rescue", "always"),
+    *("run_once", "tags", "throttle", "until", "vars", "when", "block", "rescue", "always"),
 }
 
 
@@ -62,6 +62,18 @@ def tasks(role: str) -> Iterator[dict[str, Any]]:
     for folder in ("tasks", "handlers"):
         for path in sorted((ROOT / "roles" / role / folder).glob("*.yml")):
             yield from walk(read_yaml(str(path)) or [])
+
+
+def included_role(task: dict[str, Any]) -> str:
+    """Return the role of this collection that a task includes, '' if it includes none."""
+    included = task.get("ansible.builtin.include_role", task.get("ansible.builtin.import_role", {}))
+    return str(included.get("name", "")).removeprefix("edge.pi_fleet.")
+
+
+def inputs(role: str) -> dict[str, Any]:
+    """Return the options of a role's entry point main."""
+    found: dict[str, Any] = read_yaml(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    return found
 
 
 def modules(task: dict[str, Any]) -> set[str]:

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.contract.repository import ON_DEVICES, ROLES, ROOT, files, modules, read, read_yaml, site, site_roles, tasks
+from tests.contract.repository import (
+    ON_DEVICES,
+    ROLES,
+    ROOT,
+    files,
+    included_role,
+    inputs,
+    modules,
+    read,
+    read_yaml,
+    site,
+    site_roles,
+    tasks,
+)
 from tools import docs
 
 RESTORE = "Put the former swap size back, now that the installs are over"
 
+# What a role tells others of itself, in a file of its own that does nothing else.
+FACTS = {"verify.yml": "checks", "group.yml": "group"}
+
 
 @pytest.mark.parametrize("role", ROLES)
 def test_defaults_are_those_that_are_documented(role: str) -> None:
-    options = read_yaml(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    documented = {name: option["default"] for name, option in options.items() if "default" in option}
+    documented = {name: option["default"] for name, option in inputs(role).items() if "default" in option}
     assert read_yaml(f"roles/{role}/defaults/main.yml") == documented
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_inputs_are_described_typed_and_carry_the_name_of_the_role(role: str) -> None:
-    for name, option in read_yaml(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"].items():
+    for name, option in inputs(role).items():
         assert name.startswith(f"{role}_")
         assert option["description"]
         assert option["type"]
@@ -57,11 +73,46 @@ def test_what_a_role_keeps_to_itself_carries_its_name(role: str) -> None:
     names = set(read_yaml(f"roles/{role}/vars/main.yml") if (ROOT / f"roles/{role}/vars/main.yml").exists() else {})
     for task in tasks(role):
         names |= {task["register"]} if "register" in task else set()
-        names |= set(task.get("vars", {}))
-        names |= {name for name in task.get("ansible.builtin.set_fact", {}) if name != f"{role}_checks"}
+        names |= set(task.get("vars", {})) - taken_by(included_role(task))
+        names |= set(task.get("ansible.builtin.set_fact", {})) - {f"{role}_{fact}" for fact in FACTS.values()}
         if "loop" in task:
             names.add(task.get("loop_control", {}).get("loop_var", "item"))
     assert not [name for name in names if not name.startswith(f"__{role}_") and name != f"__{role}"]
+
+
+def taken_by(role: str) -> set[str]:
+    """Return what a role takes from whoever includes it: its inputs, and variables of its own that it does not set."""
+    if role not in ROLES:
+        return set()
+    used = " ".join(path.read_text() for path in files(f"roles/{role}") if path.suffix in (".yml", ".j2"))
+    given = set(re.findall(rf"\b__{role}_\w+", used)) - set(read_yaml(f"roles/{role}/vars/main.yml"))
+    return given | inputs(role).keys()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for name in FACTS for path in sorted((ROOT / "roles").glob(f"*/tasks/{name}"))],
+    ids=lambda path: str(path.relative_to(ROOT / "roles")),
+)
+def test_what_a_role_tells_of_itself_is_one_fact_and_nothing_is_done(path: Path) -> None:
+    role = path.parents[1].name
+    *before, fact = read_yaml(str(path))
+    # What a fact is composed from may have to be asked for first, as at the start of the role.
+    assert [task.get("ansible.builtin.import_tasks") for task in before] in ([], ["validate.yml"])
+    assert fact.keys() == {"name", "ansible.builtin.set_fact"}
+    assert fact["ansible.builtin.set_fact"].keys() == {f"{role}_{FACTS[path.name]}"}
+
+
+def test_the_group_is_asked_of_all_roles_that_add_to_it() -> None:
+    adding = [role for role in ROLES if (ROOT / f"roles/{role}/tasks/group.yml").exists()]
+    (asked,) = (task for task in tasks("local_core") if task.get("ansible.builtin.include_role"))
+    assert asked["ansible.builtin.include_role"]["tasks_from"] == "group"
+    assert sorted(asked["loop"]) == adding
+    text = read("roles/local_core/tasks/validate.yml")
+    for role in adding:
+        told = read_yaml(f"roles/{role}/vars/main.yml")[f"__{role}_group"]
+        assert told.keys() <= {"functions", "connectors", "subscriptions"}
+        assert not [part for part in told if f"{role}_group.{part}" not in text]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -89,6 +140,16 @@ def test_site_lists_roles_with_their_tags_and_one_task() -> None:
     assert not {"pre_tasks", "post_tasks", "handlers", "vars"} & site().keys()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=lambda path: path.name)
+def test_plays_list_roles_each_with_the_tag_of_its_name(path: Path) -> None:
+    for play in read_yaml(str(path)):
+        assert play["roles"]
+        for entry in play["roles"]:
+            name = entry["role"].removeprefix("edge.pi_fleet.")
+            assert name in ROLES
+            assert entry == {"role": f"edge.pi_fleet.{name}", "tags": ["always" if name == "preflight" else name]}
+
+
 def test_preflight_knows_all_roles_of_site() -> None:
     assert read_yaml("roles/preflight/vars/main.yml")["__preflight_roles"] == site_roles()
 
@@ -102,11 +163,17 @@ def test_verify_looks_at_all_roles_that_leave_something_behind() -> None:
     verified = read_yaml("roles/verify/defaults/main.yml")["verify_roles"]
     assert verified == [role for role in site_roles() if role not in ("preflight", "reboot")]
     for role in verified:
-        (facts,) = (task["ansible.builtin.set_fact"] for task in read_yaml(f"roles/{role}/tasks/verify.yml"))
-        assert facts.keys() == {f"{role}_checks"}
-        for name, checks in read_yaml(f"roles/{role}/vars/main.yml").items():
-            if name.endswith("_checks"):
-                assert {check["role"] for check in checks} == {role}
+        fact = read_yaml(f"roles/{role}/tasks/verify.yml")[-1]["ansible.builtin.set_fact"][f"{role}_checks"]
+        told = {
+            name: checks
+            for name, checks in read_yaml(f"roles/{role}/vars/main.yml").items()
+            if name.endswith("_checks")
+        }
+        assert set(re.findall(r"\w+_checks", fact)) == told.keys()
+        for checks in told.values():
+            # A list that depends on the inventory is a template.
+            named = re.findall(r"'role': '(\w+)'", checks) if isinstance(checks, str) else [c["role"] for c in checks]
+            assert set(named) == {role}
 
 
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
@@ -125,4 +192,4 @@ def test_a_module_documents_itself(module: str) -> None:
 
 def test_roles_on_devices_do_not_take_the_one_that_makes_virtual_pis() -> None:
     assert "virtual_pi" not in site_roles()
-    assert set(ON_DEVICES) == {*site_roles(), "verify"}
+    assert set(ON_DEVICES) == {*site_roles(), "verify", "classify"}

@@ -1,6 +1,7 @@
 """What end-to-end tests stand on: playbooks run as a user runs them, and devices reached over SSH.
 
-E2E_INVENTORY names the inventory (several, separated by commas); E2E_PROJECT another checkout than this one.
+E2E_INVENTORY names the inventory (several, separated by commas), E2E_HOSTS the devices in it that each have a test of
+their own, E2E_FLEET what their containers' names begin with; E2E_PROJECT another checkout than this one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import pytest
 
 HERE = Path(__file__).parent
 PROJECT = Path(os.environ.get("E2E_PROJECT", HERE.parents[1]))
+HOSTS = os.environ.get("E2E_HOSTS", "pi-bookworm,pi-trixie").split(",")
+ON_DEVICE = (HERE / "on_device.py").read_text()
 RECAP = re.compile(r"^(\S+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
 
 
@@ -106,3 +109,15 @@ class Fleet:
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
     return Fleet(os.environ["E2E_INVENTORY"])
+
+
+@pytest.fixture(params=HOSTS)
+def host(request: pytest.FixtureRequest, fleet: Fleet) -> str:
+    name: str = request.param
+    assert name in fleet.hosts()
+    return name
+
+
+def on(fleet: Fleet, host: str, script: str) -> Any:
+    """Run a script on a device, after the text of on_device.py; return the JSON document that it prints last."""
+    return json.loads(fleet.root(host, f"{ON_DEVICE}\n{script}").splitlines()[-1])

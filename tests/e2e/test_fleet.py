@@ -24,9 +24,11 @@ for block in sorted(subprocess.run(query, capture_output=True, text=True, check=
 """
 STARTED = """
 import os, subprocess
-active = subprocess.run(["systemctl", "is-active", "field-data-guard.timer"], capture_output=True, text=True).stdout
+units = ["field-data-guard.timer", "mosquitto", "localcore"]
+units += ["connector@beverage-classifier", "lambda@beverage_classifier"]
+active = subprocess.run(["systemctl", "is-active", *units], capture_output=True, text=True).stdout
 node = os.stat("/dev/raw1394")
-print(active.strip(), os.major(node.st_rdev), os.minor(node.st_rdev), oct(node.st_mode))
+print(active.split(), os.major(node.st_rdev), os.minor(node.st_rdev), oct(node.st_mode))
 """
 
 
@@ -85,6 +87,6 @@ def test_a_restart_brings_all_of_it_back(fleet: Fleet) -> None:
     engine = "podman"
     for host in hosts:
         subprocess.run([engine, "restart", f"{os.environ['E2E_FLEET']}-{host}"], check=True, capture_output=True)
-    wait = fleet.playbook("playbooks/verify.yml", "--extra-vars", "ansible_timeout=60")
+    wait = fleet.playbook("playbooks/verify.yml", "--extra-vars", "ansible_timeout=60 verify_ask=true")
     assert wait.code == 0, wait.output[-4000:]
     assert {host: fleet.root(host, STARTED) for host in hosts} == before

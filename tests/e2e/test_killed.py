@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.e2e.conftest import PROJECT, Fleet
 
 SEED = 20261007
 RANDOM_KILLS = int(os.environ.get("E2E_KILLS", "2"))
-PACKAGES = "[libgfortran5, liblapack3, libopenblas0, python3-numpy, python3-opencv]"
+# The image of the scenarios, with what takes minutes to install in it.
+SHARED = yaml.safe_load((PROJECT / ".config" / "molecule" / "config.yml").read_text())["provisioner"]["inventory"]
 HOSTS = """
 devices:
   hosts:
@@ -32,6 +34,7 @@ devices:
     ansible_python_interpreter: /usr/bin/python3
     camera_source: directory
     camera_directory: {project}/files/photos
+    image_classifier_model: {project}/.cache/models/demonstration/model.onnx
 """
 # What the power would take with it, device and control node alike.
 POWER = """
@@ -78,7 +81,9 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
 def virtual_pi(release: str, folder: Path, name: str) -> Iterator[Fleet]:
     inventory = folder / "inventory"
     inventory.mkdir()
-    (inventory / "hosts.yml").write_text(HOSTS.format(release=release, packages=PACKAGES, project=PROJECT))
+    shared = SHARED["group_vars"]["devices"]
+    packages = [*shared["molecule_packages"], *shared["molecule_packages_of_release"][release]]
+    (inventory / "hosts.yml").write_text(HOSTS.format(release=release, packages=packages, project=PROJECT))
     extra = (f"virtual_pi_fleet={name}", f"virtual_pi_directory={folder}")
     maker = Fleet(str(inventory), extra=[word for text in extra for word in ("--extra-vars", text)])
     made = maker.playbook("playbooks/virtual_fleet.yml")

@@ -1,11 +1,11 @@
-"""What role virtual_pi is given for hosts of the inventory."""
+"""What role virtual_pi is given for hosts of the inventory, and what role classify shows of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from ansible_collections.edge.pi_fleet.plugins.filter.fleet import FilterModule, virtual_pi_instances
+from ansible_collections.edge.pi_fleet.plugins.filter.fleet import FilterModule, answers_table, virtual_pi_instances
 
 
 def test_instances_in_the_order_of_the_names_with_what_is_left_out() -> None:
@@ -31,5 +31,37 @@ def test_a_host_without_a_release_is_no_virtual_pi() -> None:
         virtual_pi_instances(["elsewhere"], {"elsewhere": {}})
 
 
-def test_ansible_finds_the_filter() -> None:
-    assert FilterModule().filters() == {"virtual_pi_instances": virtual_pi_instances}
+def answers(*found: tuple[str, float, int]) -> dict[str, Any]:
+    keys = ("category", "confidence", "milliseconds")
+    return {"__classify_answers": {"answers": [dict(zip(keys, each, strict=True)) for each in found]}}
+
+
+def test_answers_are_lines_of_a_table_and_what_is_missing_is_told_below() -> None:
+    hostvars: dict[str, dict[str, Any]] = {
+        "kitchen": answers(("coffee-mug", 0.96432, 312), ("clutter", 1.0, 8)),
+        "roof": {"__classify_answers": {"failed": False, "msg": "No answer on answer within 15 s: look."}},
+        "a-device-with-a-long-name": answers(("a", 0.0, 12345)),
+        "cellar": {},
+    }
+    assert answers_table(hostvars, hostvars) == [
+        "device                     category    confidence  milliseconds",
+        "kitchen                    coffee-mug        0.96           312",
+        "kitchen                    clutter           1.00             8",
+        "a-device-with-a-long-name  a                 0.00         12345",
+        "roof: No answer on answer within 15 s: look.",
+        "cellar: could not be reached",
+    ]
+
+
+def test_the_table_has_its_names_asked_for_alone_and_in_their_order() -> None:
+    hostvars = {name: answers((name, 0.5, 1)) for name in ("a", "b", "c")}
+    assert [line.split()[0] for line in answers_table(["c", "a"], hostvars)] == ["device", "c", "a"]
+
+
+def test_the_table_of_nobody_is_its_heading() -> None:
+    assert answers_table([], {}) == ["device  category  confidence  milliseconds"]
+    assert answers_table(["a"], {"a": answers()}) == ["device  category  confidence  milliseconds"]
+
+
+def test_ansible_finds_the_filters() -> None:
+    assert FilterModule().filters() == {"answers_table": answers_table, "virtual_pi_instances": virtual_pi_instances}

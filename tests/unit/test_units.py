@@ -63,6 +63,9 @@ class Systemd(FakeDevice):
                 self.reload()
             case ["systemctl", "enable", "--quiet", unit]:
                 self.enabled.add(unit)
+            case ["systemctl", "disable", "--quiet", "--now", unit]:
+                self.enabled.discard(unit)
+                self.active.pop(unit, None)
             case ["systemctl", "restart", unit]:
                 self.active[unit] = self.read_last.setdefault(unit, self.texts(unit))
             case _:
@@ -96,13 +99,18 @@ def keep(fake: Systemd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(module, "Device", lambda run: Device(run, fake.root))
 
     def once(
-        files: Texts, enable: list[str], check_mode: bool = False, configuration: list[dict[str, str]] | None = None
+        files: Texts,
+        enable: list[str],
+        check_mode: bool = False,
+        configuration: list[dict[str, str]] | None = None,
+        **others: list[str],
     ) -> dict[str, Any]:
         capsys.readouterr()
         arguments = {
             "files": files,
             "enable": enable,
             "configuration": configuration or [],
+            **others,
             "_ansible_check_mode": check_mode,
         }
         with patch_module_args(arguments), pytest.raises(SystemExit):
@@ -201,6 +209,22 @@ def test_an_owner_who_is_not_there_is_named(fake: Systemd, keep: Keep) -> None:
     result = keep(GUARD, ENABLE["guard"], configuration=[{**SETTINGS, "group": "no-such-group"}])
     assert result["failed"]
     assert "no-such-group" in result["msg"]
+
+
+GONE = {"lambda@gone.service": "[Service]\n", "lambda@stays.service": "[Service]\n"}
+
+
+def test_units_that_are_no_longer_wanted_are_stopped_and_removed_and_others_are_not(fake: Systemd, keep: Keep) -> None:
+    keep({**GUARD, **GONE}, [*ENABLE["guard"], *GONE])
+    fake.calls.clear()
+    wanted = {"retire": ["lambda@*"], "keep": ["lambda@stays.service"]}
+    said = keep(GUARD, ENABLE["guard"], check_mode=True, **wanted)
+    assert (said["changed"], said["retired"], fake.calls) == (True, ["lambda@gone.service"], [])
+    assert keep(GUARD, ENABLE["guard"], **wanted)["retired"] == ["lambda@gone.service"]
+    assert fake.calls == ["disable --quiet --now lambda@gone.service", "daemon-reload"]
+    assert not fake.exists(f"{FOLDER}/lambda@gone.service")
+    assert fake.exists(f"{FOLDER}/lambda@stays.service")
+    assert not keep(GUARD, ENABLE["guard"], **wanted)["changed"]
 
 
 def disable(fake: Systemd) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.edge.pi_fleet.plugins.module_utils import question
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, Runner
+from ansible_collections.edge.pi_fleet.plugins.module_utils.question import Answer, QuestionError, Topics
 from ansible_collections.edge.pi_fleet.plugins.module_utils.verify import (
     CHECKS,
     check_group,
@@ -233,6 +235,44 @@ def test_an_import_that_fails_says_why(tmp_path: Path) -> None:
     wanted = {"user": "ggc_user", "python": "python3", "modules": ["numpy"]}
     found = check_import(Device(answer(1, "", errors), tmp_path), wanted)
     assert found == (False, "ImportError: libcblas.so.3: cannot open shared object file", "numpy by ggc_user")
+
+
+TOPICS = {"request": "ask", "response": "answer", "errors": "pi-fleet/pi-1/errors"}
+QUESTION = {
+    "role": "classifier_lambda",
+    "check": "an answer over MQTT",
+    "kind": "answer",
+    "topics": TOPICS,
+    "categories": ["clutter", "coffee-mug"],
+    "timeout": 15,
+}
+
+
+def test_an_answer_is_asked_for_over_mqtt(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Topics, float, bool]] = []
+
+    def ask(topics: Topics, timeout: float, keep: bool) -> Answer:
+        asked.append((topics, timeout, keep))
+        return Answer("coffee-mug", 0.964, 312)
+
+    monkeypatch.setattr(question, "ask", ask)
+    rows = verify(fake.device(), [QUESTION, {**QUESTION, "categories": ["clutter"]}])
+    assert table(rows) == [
+        "ok    an answer over MQTT  coffee-mug 0.96 in 312 ms",
+        "WRONG an answer over MQTT  coffee-mug 0.96 in 312 ms   wanted: one of clutter within 15 s",
+    ]
+    assert asked == [(Topics("ask", "answer", "pi-fleet/pi-1/errors"), 15.0, False)] * 2
+
+
+def test_a_question_without_an_answer_is_wrong_and_no_crash(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(topics: Topics, timeout: float, keep: bool) -> Answer:
+        raise QuestionError("The broker does not answer: look.")
+
+    monkeypatch.setattr(question, "ask", ask)
+    (row,) = verify(fake.device(), [QUESTION])
+    assert not row["ok"]
+    assert row["found"] == "The broker does not answer: look."
+    assert row["wanted"] == "one of clutter, coffee-mug within 15 s"
 
 
 def checks(fake: FakeDevice) -> list[dict[str, Any]]:

@@ -1,0 +1,295 @@
+"""The main job: a device is asked over MQTT and answers, whatever is thrown at it or killed under it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy
+import onnxruntime
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from tests.e2e.conftest import ON_DEVICE, PROJECT, Fleet, on
+
+PHOTOS = PROJECT / "files" / "photos"
+MODELS = PROJECT / ".cache" / "models"
+CATEGORIES = ("beer-mug", "clutter", "coffee-mug", "soda-can", "wine-bottle")
+TIMEOUT = 15
+"""Seconds in which an answer or an error must come: the Lambda's timeout, and five."""
+
+
+def ten_pictures() -> dict[str, bytes]:
+    """Make ten different pictures of the two photographs, JPEG and PNG, of several sizes and modes."""
+    coffee, rocket = Image.open(PHOTOS / "coffee.png").convert("RGB"), Image.open(PHOTOS / "rocket.jpg").convert("RGB")
+    made = {
+        "coffee.jpg": coffee,
+        "coffee.png": coffee,
+        "coffee-mirrored.jpg": ImageOps.mirror(coffee),
+        "coffee-middle.png": coffee.crop((150, 50, 450, 350)),
+        "coffee-dark.jpg": ImageEnhance.Brightness(coffee).enhance(0.4),
+        "rocket.jpg": rocket,
+        "rocket-small.png": rocket.resize((97, 61)),
+        "rocket-grey.jpg": ImageOps.grayscale(rocket),
+        "rocket-upside-down.png": ImageOps.flip(rocket),
+        "both.png": Image.blend(coffee.resize((400, 400)), rocket.resize((400, 400)), 0.5),
+    }
+    pictures = {}
+    for name, picture in made.items():
+        stream = io.BytesIO()
+        picture.save(stream, "PNG" if name.endswith(".png") else "JPEG", quality=90)
+        pictures[name] = stream.getvalue()
+    return pictures
+
+
+def reference(model: Path, pictures: dict[str, bytes]) -> dict[str, list[float]]:
+    """Return what a model says of pictures here, decoded and resized by hand."""
+    session = onnxruntime.InferenceSession(str(model))
+    (given,) = session.get_inputs()
+    answers = {}
+    for name, data in pictures.items():
+        picture = Image.open(io.BytesIO(data)).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
+        pixels = numpy.asarray(picture, numpy.float32).transpose(2, 0, 1)[None]
+        (output,) = session.run(None, {given.name: pixels})
+        answers[name] = [float(value) for value in numpy.asarray(output).reshape(-1)]
+    return answers
+
+
+def compare(fleet: Fleet, host: str, model: Path) -> float:
+    """Ask a device about ten pictures; return the greatest difference of a probability from the reference."""
+    pictures = ten_pictures()
+    script = f"PICTURES = {pictures!r}\n" + (
+        "print(json.dumps({name: infer(data, 'image/png' if name.endswith('png') else 'image/jpeg')"
+        " for name, data in PICTURES.items()}))"
+    )
+    answers = on(fleet, host, script)
+    worst = 0.0
+    for name, wanted in reference(model, pictures).items():
+        answer = answers[name]
+        assert (answer["status"], answer["error"]) == (200, ""), answer
+        found = json.loads(json.loads(answer["body"])["Body"])
+        worst = max(worst, *(abs(one - other) for one, other in zip(found, wanted, strict=True)))
+    return worst
+
+
+def test_a_cup_of_coffee_and_clutter_are_told_apart(fleet: Fleet) -> None:
+    run = fleet.playbook("playbooks/classify.yml", "--extra-vars", "classify_times=2")
+    assert run.code == 0, run.output[-4000:]
+    for host in fleet.hosts():
+        rows = [line.split() for line in run.output.splitlines() if line.split()[:1] == [host]]
+        said = {row[1]: float(row[2]) for row in rows if row[1] in CATEGORIES}
+        assert said.keys() == {"coffee-mug", "clutter"}, run.output[-2000:]
+        assert min(said.values()) > 0.5
+    print("\n".join(line for line in run.output.splitlines() if "-mug" in line or "clutter" in line))
+
+
+def test_verify_asks_and_leaves_no_picture(fleet: Fleet) -> None:
+    look = "print(json.dumps(pictures()))"
+    before = {host: on(fleet, host, look) for host in fleet.hosts()}
+    run = fleet.playbook(
+        "playbooks/verify.yml", "--extra-vars", json.dumps({"verify_ask": True, "verify_roles": ["classifier_lambda"]})
+    )
+    assert run.code == 0, run.output[-4000:]
+    assert "an answer over MQTT" in run.output
+    assert {host: on(fleet, host, look) for host in fleet.hosts()} == before
+
+
+def test_ten_pictures_are_answered_as_the_reference_does(fleet: Fleet, host: str) -> None:
+    worst = compare(fleet, host, MODELS / "demonstration" / "model.onnx")
+    print(f"{host}: ten pictures, the greatest difference from the reference is {worst:.1e}")
+    assert worst <= 1e-4
+
+
+def test_a_model_in_sagemakers_shape_is_converted_dropped_and_served(fleet: Fleet, tmp_path: Path) -> None:
+    """As the article does it, and back."""
+    archive = MODELS / "sagemaker" / "model.tar.gz"
+    convert = f"src={archive} dest={tmp_path} labels={','.join(CATEGORIES)}"
+    subprocess.run(
+        ["ansible", "localhost", "-m", "edge.pi_fleet.model", "-a", convert],
+        check=True,
+        cwd=PROJECT,
+        env=fleet.environment(),
+        capture_output=True,
+    )
+    drop = ["playbooks/site.yml", "--tags", "image_classifier"]
+    try:
+        run = fleet.playbook(*drop, "--extra-vars", f"image_classifier_model={archive}")
+        assert run.code == 0, run.output[-4000:]
+        for host in fleet.hosts():
+            worst = compare(fleet, host, tmp_path / "model.onnx")
+            print(f"{host}: SageMaker's shape, ten pictures, the greatest difference from the reference is {worst:.1e}")
+            assert worst <= 1e-4
+    finally:
+        run = fleet.playbook(*drop)
+    assert run.code == 0, run.output[-4000:]
+
+
+def test_the_lambda_fits_into_its_memory(fleet: Fleet, host: str) -> None:
+    """benchmarks/memory.py on the device itself: its exit code is its verdict."""
+    program = (PROJECT / "benchmarks" / "memory.py").read_text()
+    script = f"""
+import subprocess, sys
+done = subprocess.run([sys.executable, "-"], input={program!r}, capture_output=True, text=True)
+print(json.dumps([done.returncode, done.stdout, done.stderr]))
+"""
+    code, output, errors = on(fleet, host, script)
+    print(f"{host}:\n{output}")
+    assert code == 0, output + errors
+
+
+OTHERS = "arn:aws:lambda:eu-west-1:1:function:nobody"
+BAD = {
+    "a PNG of 40,000 x 40,000": "infer(bomb(), 'image/png')",
+    "a truncated JPEG": "infer(photo()[:5000])",
+    "no picture": "infer(b'hello')",
+    "nothing": "infer(b'')",
+    "a wrong type": "infer(photo(), 'text/plain')",
+    "a wrong token": "infer(photo(), token='0' * 64)",
+    "no token": "infer(photo(), token=None)",
+    "an unknown function": f"invoke({OTHERS!r}, b'', {{}}, TOKENS['beverage_classifier'])",
+    "another function's work": (
+        "dict(zip(('status', 'headers', 'body'),"
+        " map(str, call('GET', INFERENCE + '/work', None, TOKENS['beverage_classifier']))))"
+    ),
+    "a body of 1 GiB": "gibibyte()",
+}
+WANTED = {
+    "a wrong token": 401,
+    "no token": 401,
+    "an unknown function": 404,
+    "another function's work": 403,
+    "a body of 1 GiB": 413,
+}
+
+
+def test_what_is_wrong_gets_a_clear_error_and_the_next_request_is_served(fleet: Fleet, host: str) -> None:
+    asks = ", ".join(f"{name!r}: [{expression}, infer(photo())]" for name, expression in BAD.items())
+    answers = on(fleet, host, f"print(json.dumps({{{asks}}}))")
+    for name, (answer, after) in answers.items():
+        assert (after["status"], after["error"]) == (200, ""), (name, after)
+        if name in WANTED:
+            assert int(answer["status"]) == WANTED[name], (name, answer)
+        else:
+            assert (answer["status"], answer["error"]) == (200, "Handled"), (name, answer)
+        assert answer["body"].strip(), name
+        assert "Traceback" not in answer["body"]
+        print(f"{host}: {name}: {answer['body'][:150]}")
+
+
+KILLS = {
+    "router": "localcore.service",
+    "worker": "lambda@beverage_classifier.service",
+    "connector": "connector@beverage-classifier.service",
+    "broker": "mosquitto.service",
+}
+
+
+@pytest.mark.parametrize("victim", KILLS)
+def test_what_is_killed_in_mid_request_answers_or_reports_and_the_next_request_is_answered(
+    fleet: Fleet, host: str, victim: str
+) -> None:
+    """Whatever the moment: five of them, spread over the time that an answer takes."""
+    script = f"""
+import subprocess
+client = Client()
+usual = client.ask()["seconds"]
+rounds = []
+for part in (0.05, 0.3, 0.5, 0.7, 0.95):
+    before = set(pictures())
+    begun = client.publish()
+    time.sleep(usual * part)
+    subprocess.run(["systemctl", "kill", "--signal=KILL", "--kill-who=main", {KILLS[victim]!r}], check=True)
+    answer = client.wait(begun)
+    client.forget()
+    # A killed broker forgets what it had not passed on: whoever asks while the core is about to be back asks again.
+    later = client.ask(timeout=5)
+    later = later if later["topic"] == RESPONSE else client.ask()
+    client.forget()
+    rounds.append({{"answer": answer, "later": later, "kept": sorted(set(pictures()) - before)}})
+print(json.dumps(rounds))
+"""
+    for number, each in enumerate(on(fleet, host, script)):
+        answer = each["answer"]
+        print(
+            f"{host}: {victim} killed, {number}: {answer['topic']} after {answer['seconds']:.1f} s, kept {each['kept']}"
+        )
+        assert answer["topic"] is not None, each
+        assert answer["seconds"] < TIMEOUT
+        assert each["later"]["topic"] == "/response/prediction/beverage_container", each
+        if answer["topic"].endswith("/errors"):
+            assert answer["message"]["error"] in ("Handled", "Unhandled")
+
+
+def test_a_lambda_of_2018_runs_as_it_was_written(fleet: Fleet, host: str) -> None:
+    script = """
+before = set(pictures())
+client = Client()
+answer = client.ask("/article/request", b'{"message": "classify"}')
+# It removes its picture after it has published.
+time.sleep(1)
+print(json.dumps([answer, sorted(set(pictures()) - before)]))
+"""
+    answer, left = on(fleet, host, script)
+    assert answer["topic"] == "/article/response", answer
+    assert answer["message"]["message"].startswith("Classified image as ")
+    assert answer["message"]["subject"] == "/article/request"
+    assert left == []
+
+
+@contextmanager
+def unplugged(host: str) -> Iterator[None]:
+    """Take a virtual Pi's network away, all but loopback, from outside."""
+    engine = "podman"
+    name = f"{os.environ['E2E_FLEET']}-{host}"
+    inspect = [engine, "inspect", "--format", "{{.State.Pid}}", name]
+    pid = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
+    enter = ["nsenter", f"--target={pid}", "--net", "ip"]
+    routes = subprocess.run([*enter, "route", "show", "default"], check=True, capture_output=True, text=True).stdout
+    subprocess.run([*enter, "link", "set", "eth0", "down"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*enter, "link", "set", "eth0", "up"], check=True)
+        subprocess.run([*enter, "route", "replace", *routes.split()], check=True)
+
+
+def test_it_answers_unplugged_from_everything_but_loopback(fleet: Fleet, host: str) -> None:
+    script = """
+time.sleep(3)
+client = Client()
+result = {}
+result["up"] = Path("/sys/class/net/eth0/operstate").read_text().strip()
+result["answers"] = [client.ask() for _ in range(3)]
+Path("/run/unplugged.json").write_text(json.dumps(result))
+"""
+    start = (
+        "import subprocess, pathlib\n"
+        f"pathlib.Path('/run/unplugged.py').write_text({ON_DEVICE + script!r})\n"
+        "pathlib.Path('/run/unplugged.json').unlink(missing_ok=True)\n"
+        "subprocess.run(['systemd-run', '--quiet', '--collect', '/usr/bin/python3', '/run/unplugged.py'], check=True)\n"
+    )
+    fleet.root(host, start)
+    with unplugged(host):
+        time.sleep(8)
+    result = json.loads(fleet.root(host, "print(open('/run/unplugged.json').read())"))
+    assert result["up"] == "down"
+    assert [answer["topic"] for answer in result["answers"]] == ["/response/prediction/beverage_container"] * 3
+
+
+def test_adding_little_to_an_inference_and_losing_nothing(fleet: Fleet, host: str) -> None:
+    """benchmarks/overhead.py on the device itself: its exit code is its verdict."""
+    program = (PROJECT / "benchmarks" / "overhead.py").read_text()
+    script = f"""
+import subprocess, sys
+done = subprocess.run([sys.executable, "-"], input={program!r}, capture_output=True, text=True)
+print(json.dumps([done.returncode, done.stdout, done.stderr]))
+"""
+    code, output, errors = on(fleet, host, script)
+    print(f"{host}:\n{output}")
+    assert code == 0, output + errors
