@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Fleet
+from tests.e2e.conftest import PROJECT, Fleet
 from tests.e2e.make_wheels import make
 
 MIPS = b"\x7fELF" + bytes([1, 1, 1]) + bytes(9) + (3).to_bytes(2, "little") + (8).to_bytes(2, "little") + bytes(32)
@@ -56,6 +56,14 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
         ("classifier_lambda_keep_below=7", "classifier_lambda_keep_below is 7"),
         ("classifier_lambda_service_name=-", "classifier_lambda_service_name is '-'"),
         ('{"classifier_lambda_categories": ["a", "a"]}', "classifier_lambda_categories is a, a"),
+        ("image_classifier_model=/no/model.tar.gz", "image_classifier_model is '/no/model.tar.gz', which is no file"),
+        (f"image_classifier_model={PROJECT}/LICENSE", "/LICENSE cannot be read"),
+        ('{"image_classifier_labels": ["one", "two"]}', "has 5 outputs and 2 labels were given"),
+        ("image_classifier_service_name=a&b", "image_classifier_service_name is 'a&b'"),
+        ("mqtt_broker_listen=0.0.0.0", "mqtt_broker_certificate"),
+        ("local_core_group_definition=/no/group.json", "definition /no/group.json cannot be read as JSON"),
+        ('{"local_core_subscriptions": [{"source": "cloud", "subject": "a", "target": "gone"}]}', "'gone'"),
+        ('{"local_core_lambdas": [{"name": "f", "src": "/no", "handler": "a.b"}]}', "the folder /no of f is not there"),
         ("mxnet_dependencies_wheel=/no/such.whl", "/no/such.whl is not there"),
         ("preflight_disk_free=99999999", "needs 99999999 MiB"),
         ("ansible_become_password=wrong", "sudo refuses the password that was given"),
