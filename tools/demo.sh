@@ -44,8 +44,8 @@ echo "Those weights are random numbers, and so are its answers: it shows that th
 step "Dropping a model that knows a coffee mug: ansible-playbook playbooks/site.yml --limit $host --tags image_classifier"
 ANSIBLE_DISPLAY_OK_HOSTS=false ansible-playbook playbooks/site.yml --limit "$host" --tags image_classifier
 
-step "Verifying it, with a question over MQTT: ansible-playbook playbooks/verify.yml --limit $host -e verify_ask=true"
-ansible-playbook playbooks/verify.yml --limit "$host" --extra-vars "verify_ask=true verify_report_path=$PWD/.cache/verify"
+step "Verifying it: ansible-playbook playbooks/verify.yml --limit $host"
+ansible-playbook playbooks/verify.yml --limit "$host" --extra-vars "verify_report_path=$PWD/.cache/verify"
 
 step "Asking what is in front of its camera: ansible-playbook playbooks/classify.yml --limit $host"
 echo "It has no camera and replays two photographs: a cup of coffee, and a rocket, which is clutter."
