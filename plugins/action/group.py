@@ -20,7 +20,6 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.group import (
     describe_functions,
     take,
 )
-from ansible_collections.edge.pi_fleet.plugins.module_utils.release import gather
 
 LOCAL_CORE = Path(__file__).resolve().parents[2] / "files" / "localcore"
 
@@ -69,10 +68,11 @@ class ActionModule(ActionBase):
         readers |= {each["function"]: each["unit"] for each in connectors.values()}
         return {
             "changed": False,
+            # Variables of functions may be secret; a refusal is to be read.
+            "_ansible_no_log": True,
             "group": data,
             "functions": functions,
             "connectors": connectors,
             "readers": readers,
             "topics": cloud_topics(group),
-            "release": gather([f"{LOCAL_CORE}/"], ["*.py"]).identifier,
         }

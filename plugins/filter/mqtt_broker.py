@@ -123,7 +123,9 @@ def _of_topics(inputs: Mapping[str, Any]) -> Iterator[str]:
                     f"{name} has '{topic}', which is no topic: wanted are levels parted by '/', without spaces, '+' "
                     f"only as a whole level and '#' only as the last one: {CORRECT}"
                 )
-    for one, other in product(asked, [*answered, _errors(inputs)]):
+    # On loopback nothing is passed on by topic.
+    passed_on = product(asked, [*answered, _errors(inputs)]) if inputs["listen"] or inputs["bridge"] else []
+    for one, other in passed_on:
         if overlap(one, other):
             yield (
                 f"mqtt_broker_request_topics has '{one}', which also matches answers on '{other}', so that each answer "

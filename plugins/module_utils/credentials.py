@@ -21,6 +21,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.units import OWED
 FOLDER = "/etc/pi-fleet/private"
 CORE = "localcore.json"
 TOKEN = re.compile(r"[0-9a-f]{64}")
+CLIENT = re.compile(r"localcore-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class Credentials:
     functions: Mapping[str, str]
     """Each function's unit by its name."""
     secrets: Mapping[str, Mapping[str, str]]
-    broker: Mapping[str, str] | None
     core: str = "localcore.service"
 
     @property
@@ -41,9 +41,14 @@ class Credentials:
 
     def wanted(self) -> dict[str, str]:
         """Return the text of each file by its name; a token that is there and whole stays."""
-        known = self._known_tokens()
+        found = self._core().get("tokens")
+        known = (
+            {name: token for name, token in found.items() if self._is(token, TOKEN)} if isinstance(found, dict) else {}
+        )
         tokens = {name: known.get(name) or secrets.token_hex(32) for name in sorted(self.functions)}
-        core = {"tokens": tokens, "secrets": self.secrets, "broker": self.broker}
+        # Who knows the name by which the core is known to the broker could take its place there.
+        client = self._known("client_id", CLIENT) or f"localcore-{secrets.token_hex(8)}"
+        core = {"tokens": tokens, "secrets": self.secrets, "client_id": client}
         return {
             CORE: json.dumps(core, sort_keys=True) + "\n",
             **{f"{name}.token": f"{token}\n" for name, token in tokens.items()},
@@ -69,12 +74,20 @@ class Credentials:
     def _stands(self, path: Path, text: str) -> bool:
         return read_text(path) == text and path.stat().st_mode & 0o077 == 0
 
-    def _known_tokens(self) -> dict[str, str]:
+    def _core(self) -> dict[str, Any]:
         try:
-            found: Any = json.loads(read_text(self.folder / CORE) or "{}")["tokens"]
-            return {name: token for name, token in found.items() if TOKEN.fullmatch(token)}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            found: Any = json.loads(read_text(self.folder / CORE) or "{}")
+        except ValueError:
             return {}
+        return found if isinstance(found, dict) else {}
+
+    def _known(self, key: str, pattern: re.Pattern[str]) -> str | None:
+        value = self._core().get(key)
+        return str(value) if self._is(value, pattern) else None
+
+    @staticmethod
+    def _is(value: object, pattern: re.Pattern[str]) -> bool:
+        return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def apply(credentials: Credentials, check_mode: bool) -> list[str]:

@@ -32,6 +32,13 @@ def listening(device: Device, port: int) -> list[str]:
     return sorted(found)
 
 
+def check_loopback(device: Device, port: int) -> tuple[bool, str, str]:
+    """Check, for verify, that a port listens, and for the device alone."""
+    found = listening(device, port)
+    alone = all(ipaddress.ip_address(address).is_loopback for address in found)
+    return bool(found) and alone, _text(found), "loopback alone"
+
+
 def check_listening(device: Device, port: int, addresses: Sequence[str]) -> tuple[bool, str, str]:
     """Check, for verify, that a port listens on these addresses and on no others."""
     wanted = sorted(str(ipaddress.ip_address(address)) for address in addresses)

@@ -79,8 +79,20 @@ class Units:
 
     def retired(self) -> list[str]:
         """Return the names of units that match `retire` and are not kept."""
-        found = {path.name for pattern in self.retire for path in self.device.path(FOLDER).glob(pattern)}
+        folder = self.device.path(FOLDER)
+        # A user's own drop-ins, UNIT.d, are no units.
+        found = {
+            path.name
+            for pattern in self.retire
+            for path in folder.glob(pattern)
+            if path.suffix in (".service", ".path")
+        }
         return sorted(found - set(self.keep) - set(self.files))
+
+    @property
+    def _started_by_others(self) -> list[str]:
+        """Services of these files that something else starts when it is time: a path, a timer."""
+        return [name for name in self.files if name.endswith(".service") and name not in self.enable]
 
     def remove(self, names: Sequence[str]) -> None:
         """Stop and disable units, and remove their files; a run killed in between finds the files again."""
@@ -92,7 +104,7 @@ class Units:
 
     def owed(self) -> bool:
         """Say whether an earlier run was killed before it restarted, or systemd has not read what is written."""
-        if any(self.device.path(f"{OWED}/{unit}").exists() for unit in self.enable):
+        if any(self.device.path(f"{OWED}/{unit}").exists() for unit in (*self.enable, *self._started_by_others)):
             return True
         # A drop-in, UNIT.d/NAME.conf, is no unit: its unit is asked about.
         names = dict.fromkeys(name.partition(".d/")[0] for name in (*self.files, *self.enable))
@@ -125,6 +137,13 @@ class Units:
         for unit in self.enable if restart else self.not_active():
             self.device.command("systemctl", "restart", unit)
             remove(self.device.path(f"{OWED}/{unit}"))
+        for unit in self._started_by_others if restart else []:
+            # It may run just now, and goes on as it was written before.
+            if self._says("is-active", unit) == "active":
+                self.device.command("systemctl", "restart", unit)
+            mark = self.device.path(f"{OWED}/{unit}")
+            if mark.exists():
+                remove(mark)
 
     def _says(self, verb: str, unit: str) -> str:
         return self.device.run(["systemctl", verb, unit])[1].strip()

@@ -16,7 +16,7 @@ from typing import Any
 from ansible_collections.edge.pi_fleet.plugins.module_utils.camera_probe import check_camera
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import check_cmdline, check_memory_controller
-from ansible_collections.edge.pi_fleet.plugins.module_utils.listening import check_listening
+from ansible_collections.edge.pi_fleet.plugins.module_utils.listening import check_listening, check_loopback
 from ansible_collections.edge.pi_fleet.plugins.module_utils.question import check_answer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import check_release
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import check_swap
@@ -141,6 +141,7 @@ CHECKS: dict[str, Callable[[Device, Mapping[str, Any]], Found]] = {
     "units": lambda device, wanted: check_units(device, wanted["files"], wanted["enable"]),
     "camera": lambda device, wanted: check_camera(wanted["user"]),
     "listening": lambda device, wanted: check_listening(device, wanted["port"], wanted["addresses"]),
+    "loopback": lambda device, wanted: check_loopback(device, wanted["port"]),
     "answer": lambda device, wanted: check_answer(wanted),
 }
 

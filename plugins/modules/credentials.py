@@ -9,8 +9,8 @@ module: credentials
 short_description: Keep the credentials of the local core
 version_added: 0.1.0
 description:
-  - Leaves C(/etc/pi-fleet/private/localcore.json) (tokens, secrets, the broker's password) and a file C(NAME.token) for
-    each function, for root alone.
+  - Leaves C(/etc/pi-fleet/private/localcore.json) (tokens, secrets, the core's name at the broker) and a file
+    C(NAME.token) for each function, for root alone.
   - Tokens are made on the device and never leave it. A token that is there stays; that of a function which the group no
     longer has is removed.
   - Units that read what changed owe a restart, which M(edge.pi_fleet.units) carries out.
@@ -23,9 +23,6 @@ options:
     description: What functions may read by V1's C(secretsmanager) client, by name.
     type: dict
     default: {}
-  broker:
-    description: C(username) and C(password) for the MQTT broker, where it wants any.
-    type: dict
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
@@ -64,12 +61,11 @@ def main() -> None:
         argument_spec={
             "functions": {"type": "dict", "required": True},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
-            "broker": {"type": "dict", "no_log": True},
         },
         supports_check_mode=True,
     )
     wanted = module.params
-    credentials = Credentials(Device(module.run_command), wanted["functions"], wanted["secrets"], wanted["broker"])
+    credentials = Credentials(Device(module.run_command), wanted["functions"], wanted["secrets"])
     try:
         written = apply(credentials, module.check_mode)
     except OSError as error:

@@ -90,8 +90,4 @@ topics:
   description: Topics of C(requests) from the cloud and of C(responses) to it.
   type: dict
   returned: success
-release:
-  description: Name of the release of the local core that belongs to this collection.
-  type: str
-  returned: success
 """

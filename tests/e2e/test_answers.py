@@ -207,9 +207,10 @@ for part in (0.05, 0.3, 0.5, 0.7, 0.95):
     subprocess.run(["systemctl", "kill", "--signal=KILL", "--kill-who=main", {KILLS[victim]!r}], check=True)
     answer = client.wait(begun)
     client.forget()
-    # A killed broker forgets what it had not passed on: whoever asks while the core is about to be back asks again.
-    later = client.ask(timeout=5)
-    later = later if later["topic"] == RESPONSE else client.ask()
+    later = client.ask()
+    if {victim!r} == "broker" and later["topic"] is None:
+        # It has forgotten what it had not passed on: who asks while the core is about to be back asks again.
+        later = client.ask()
     client.forget()
     rounds.append({{"answer": answer, "later": later, "kept": sorted(set(pictures()) - before)}})
 print(json.dumps(rounds))
@@ -222,9 +223,7 @@ print(json.dumps(rounds))
         assert answer["topic"] is not None, each
         assert answer["seconds"] < TIMEOUT
         assert each["later"]["topic"] == "/response/prediction/beverage_container", each
-        answered = [
-            said for said in (answer, each["later"]) if said["topic"] == "/response/prediction/beverage_container"
-        ]
+        answered = [said for said in (answer, each["later"]) if said["topic"].startswith("/response/")]
         # Both photographs are answered with so much confidence that the rule keeps each of them.
         assert len(each["kept"]) >= len(answered), each
         if answer not in answered:

@@ -16,7 +16,7 @@ TWO = {"one": "lambda@one.service", "two": "lambda@two.service"}
 
 
 def make(fake: FakeDevice, functions: dict[str, str], secrets: dict[str, dict[str, str]] | None = None) -> Credentials:
-    return Credentials(fake.device(), functions, secrets or {}, None)
+    return Credentials(fake.device(), functions, secrets or {})
 
 
 def tokens(fake: FakeDevice) -> dict[str, str]:

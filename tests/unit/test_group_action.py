@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible.errors import AnsibleError
 from ansible_collections.edge.pi_fleet.plugins.action.group import ActionModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils.group import CAMERA_DEVICES, environment_file
-from ansible_collections.edge.pi_fleet.plugins.module_utils.release import gather
 from fake_action import make
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -175,13 +173,6 @@ def test_each_token_has_one_unit_that_reads_it() -> None:
         "echo": "lambda@echo.service",
         "GG-ML-INF-image-classification-beverage-classifier": "connector@beverage-classifier.service",
     }
-
-
-def test_the_release_is_the_one_that_the_role_drops() -> None:
-    sources = yaml.safe_load((ROOT / "roles/local_core/tasks/main.yml").read_text())
-    (drop,) = (task["edge.pi_fleet.release"] for task in sources if "edge.pi_fleet.release" in task)
-    (folder,) = (source.replace("{{ __local_core_files }}", str(ROOT / "files")) for source in drop["src"])
-    assert compose()["release"] == gather([folder], drop["patterns"]).identifier
 
 
 def test_what_the_inventory_leaves_out_is_as_in_the_article() -> None:

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
-from ansible_collections.edge.pi_fleet.plugins.module_utils.listening import check_listening, listening, parse_address
+from ansible_collections.edge.pi_fleet.plugins.module_utils.listening import (
+    check_listening,
+    check_loopback,
+    listening,
+    parse_address,
+)
 from fake_device import FakeDevice
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -86,3 +91,12 @@ def test_this_machine() -> None:
         port = server.getsockname()[1]
         assert listening(Device(lambda argv: (1, "", "")), port) == ["127.0.0.1"]
     assert listening(Device(lambda argv: (1, "", "")), port) == []
+
+
+def test_loopback_alone(fake: FakeDevice) -> None:
+    assert check_loopback(fake.device(), 1883) == (True, "127.0.0.1", "loopback alone")
+    fake.write("/proc/net/tcp6", HEAD + line("::1", 1883, LISTEN))
+    assert check_loopback(fake.device(), 1883) == (True, "127.0.0.1, ::1", "loopback alone")
+    fake.write("/proc/net/tcp6", HEAD + line("fe80::1", 1883, LISTEN))
+    assert not check_loopback(fake.device(), 1883)[0]
+    assert check_loopback(fake.device(), 9) == (False, "nothing listens", "loopback alone")

@@ -227,6 +227,26 @@ def test_units_that_are_no_longer_wanted_are_stopped_and_removed_and_others_are_
     assert not keep(GUARD, ENABLE["guard"], **wanted)["changed"]
 
 
+def test_a_service_that_something_else_starts_is_restarted_only_while_it_runs(fake: Systemd, keep: Keep) -> None:
+    keep(GUARD, ENABLE["guard"])
+    fake.calls.clear()
+    after = {**GUARD, "guard.service": "[Service]\nExecStart=/bin/other\n"}
+    keep(after, ENABLE["guard"])
+    assert fake.calls == ["daemon-reload", "restart guard.timer"]
+    fake.calls.clear()
+    fake.active["guard.service"] = fake.texts("guard.service")
+    fake.write(f"{OWED}/guard.service", "")
+    assert keep(after, ENABLE["guard"])["changed"]
+    assert fake.calls == ["daemon-reload", "restart guard.timer", "restart guard.service"]
+    assert not keep(after, ENABLE["guard"])["changed"]
+
+
+def test_a_users_own_drop_ins_are_no_units(fake: Systemd, keep: Keep) -> None:
+    fake.write(f"{FOLDER}/lambda@a.service.d/override.conf", "[Service]\n")
+    assert keep(GUARD, ENABLE["guard"], retire=["lambda@*"])["retired"] == []
+    assert fake.exists(f"{FOLDER}/lambda@a.service.d/override.conf")
+
+
 def disable(fake: Systemd) -> None:
     fake.enabled.discard("guard.timer")
 

@@ -72,8 +72,7 @@ async def _serve(
         broker = Broker(
             settings.broker_host,
             settings.broker_port,
-            settings.broker_client_id,
-            credentials.broker,
+            credentials.client_id or settings.broker_client_id,
             filters,
             journal,
             settings.queue_bytes,

@@ -18,7 +18,6 @@ import paho.mqtt.client as mqtt
 
 from localcore.journal import Journal, Record
 from localcore.queues import Queue
-from localcore.settings import Login
 
 OUTGOING = "outgoing"
 """The state, in the journal, of a message that the broker has not acknowledged."""
@@ -56,7 +55,6 @@ class Broker:
         host: str,
         port: int,
         client_id: str,
-        login: Login | None,
         filters: Iterable[str],
         journal: Journal,
         most_bytes: int,
@@ -75,15 +73,13 @@ class Broker:
         self._said = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deliver: Callable[[str, bytes], None] | None = None
-        self._client = self._make_client(client_id, login)
+        self._client = self._make_client(client_id)
 
-    def _make_client(self, client_id: str, login: Login | None) -> Any:
+    def _make_client(self, client_id: str) -> Any:
         options: dict[str, Any] = {"client_id": client_id, "clean_session": False, "protocol": mqtt.MQTTv311}
         if hasattr(mqtt, "CallbackAPIVersion"):
             options["callback_api_version"] = mqtt.CallbackAPIVersion.VERSION2
         client: Any = mqtt.Client(**options)
-        if login is not None:
-            client.username_pw_set(login.username, login.password)
         # Sooner than clients, which wait a second: what they send when the broker is back finds the core there.
         client.reconnect_delay_set(FIRST_RETRY, SLOWEST_RETRY)
         client.max_inflight_messages_set(MOST_UNACKNOWLEDGED)
@@ -192,7 +188,6 @@ class Broker:
         self._say(logging.WARNING, f"not connected ({why}); trying again")
 
     def _now_lost(self) -> None:
-        # After a refused login too, which has been said.
         if self._connected:
             self._now_disconnected("the connection ended")
 

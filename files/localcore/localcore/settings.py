@@ -33,20 +33,15 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Login:
-    """User and password for the broker."""
-
-    username: str
-    password: str = field(repr=False)
-
-
-@dataclass(frozen=True)
 class Credentials:
-    """Tokens by function name, values of secrets by friendly name, and the login at the broker, if it wants one."""
+    """Tokens by function name, values of secrets by friendly name, and the name that the broker knows the core by.
+
+    Whoever knew that name could take the core's place at the broker; without one it is that of the settings.
+    """
 
     tokens: Mapping[str, str] = field(repr=False)
     secrets: Mapping[str, Mapping[str, str]] = field(repr=False)
-    broker: Login | None
+    client_id: str | None
 
 
 def parse_settings(text: bytes) -> Settings:
@@ -73,8 +68,11 @@ def parse_settings(text: bytes) -> Settings:
 def parse_credentials(text: bytes, group: Group) -> Credentials:
     """Return the credentials that the group needs; LocalCoreError says what is wrong, and never a credential."""
     data = _mapping(CREDENTIALS, "the whole", _json(CREDENTIALS, text))
-    _known(CREDENTIALS, data, {"tokens", "secrets", "broker"})
-    return Credentials(_tokens(data, group), _secrets(data, group), _login(data.get("broker")))
+    _known(CREDENTIALS, data, {"tokens", "secrets", "client_id"})
+    client_id = data.get("client_id")
+    if client_id is not None:
+        client_id = _text(CREDENTIALS, "client_id", client_id)
+    return Credentials(_tokens(data, group), _secrets(data, group), client_id)
 
 
 def _tokens(data: Mapping[str, Any], group: Group) -> dict[str, str]:
@@ -108,17 +106,6 @@ def _secrets(data: Mapping[str, Any], group: Group) -> dict[str, dict[str, str]]
             )
         secrets[secret.name] = {kind: content}
     return secrets
-
-
-def _login(data: object) -> Login | None:
-    if data is None:
-        return None
-    login = _mapping(CREDENTIALS, "broker", data)
-    _known(CREDENTIALS, login, {"username", "password"})
-    return Login(
-        _text(CREDENTIALS, "broker.username", login.get("username")),
-        _text(CREDENTIALS, "broker.password", login.get("password")),
-    )
 
 
 def _json(what: str, text: bytes) -> object:

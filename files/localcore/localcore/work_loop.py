@@ -123,8 +123,9 @@ class _Loop:
             with self._waiting():
                 self._until_answered(lambda: self._client.put_initialization_result(self._arn, True, ""))
             while (work := self._wait_for_work()) is not None:
-                goes_on = self._do(handle, work)
+                # Whatever comes of the work: a function that was given some has started.
                 self._starts.forget()
+                goes_on = self._do(handle, work)
                 if not goes_on:
                     return 1
         except _Stopped:

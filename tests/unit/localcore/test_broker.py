@@ -18,7 +18,6 @@ import paho.mqtt.client as mqtt
 import pytest
 from localcore.broker import OUTGOING, Broker
 from localcore.journal import Journal
-from localcore.settings import Login
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
@@ -107,13 +106,11 @@ def client(mosquitto: Mosquitto) -> Iterator[Client]:
 class Core:
     """What the router is to the broker."""
 
-    def __init__(
-        self, folder: Path, port: int, filters: list[str], login: Login | None = None, name: str = "localcore"
-    ) -> None:
+    def __init__(self, folder: Path, port: int, filters: list[str], name: str = "localcore") -> None:
         self.folder = folder
         self.journal = Journal(folder / "journal")
         records, _ = self.journal.load()
-        self.broker = Broker("127.0.0.1", port, name, login, filters, self.journal, 1000, 5)
+        self.broker = Broker("127.0.0.1", port, name, filters, self.journal, 1000, 5)
         self.broker.restore(record for record in records if record.state == OUTGOING)
         self.messages: list[tuple[str, bytes]] = []
 
@@ -302,35 +299,6 @@ def test_a_full_journal_stops_no_message(
         await until(lambda: client.messages == [("out/x", b"1")])
 
     run(core, test)
-
-
-def test_a_login_is_used_and_a_wrong_one_said_once(
-    tmp_path: Path, mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture
-) -> None:
-    mosquitto.stop()
-    passwords = tmp_path / "passwords"
-    salt = "c2FsdHNhbHRzYWx0"
-    passwords.write_text(f"core:$7$101${salt}$x\n")
-    subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "core", "right"], check=True)
-    passwords.chmod(0o644)
-    mosquitto.lines = ["allow_anonymous false", f"password_file {passwords}"]
-    mosquitto.start()
-    core = Core(tmp_path, mosquitto.port, ["in/#"], Login("core", "right"))
-    wrong = Core(tmp_path, mosquitto.port, ["in/#"], Login("core", "wrong"))
-
-    async def connect() -> None:
-        await until(lambda: core.broker._subscribed)
-
-    async def fail() -> None:
-        await until(lambda: "trying again" in caplog.text)
-        await asyncio.sleep(1.5)
-
-    run(core, connect)
-    caplog.clear()
-    run(wrong, fail)
-    said = [record.getMessage() for record in caplog.records]
-    assert said == list(dict.fromkeys(said))
-    assert "wrong" not in caplog.text
 
 
 @pytest.mark.parametrize("codes", [[1, 128], [ReasonCode(PacketTypes.SUBACK, "Unspecified error")]])

@@ -44,7 +44,7 @@ class Process:
         self.group.write_text(json.dumps(definition))
         self.settings.write_text(json.dumps({"device": "pi-1", "port": self.port, "broker": {"port": free_port()}}))
         secrets = {"greengrass-Key": {"SecretString": "hush"}}
-        self.credentials.write_text(json.dumps({"tokens": TOKENS, "secrets": secrets, "broker": None}))
+        self.credentials.write_text(json.dumps({"tokens": TOKENS, "secrets": secrets}))
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         self.process: subprocess.Popen[str] | None = None
 

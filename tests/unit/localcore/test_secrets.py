@@ -71,18 +71,15 @@ def test_what_is_not_granted_is_refused(group: Group, request_: object, caller: 
 
 def credentials(**changes: Any) -> bytes:
     tokens = {name: f"{number:064x}" for number, name in enumerate(NAMES)}
-    return json.dumps(
-        {"tokens": tokens, "secrets": {NAME: {"SecretString": "hush"}}, "broker": None, **changes}
-    ).encode()
+    return json.dumps({"tokens": tokens, "secrets": {NAME: {"SecretString": "hush"}}, **changes}).encode()
 
 
 def test_credentials_are_read_and_never_shown(group: Group) -> None:
-    login = {"username": "core", "password": "hush-password"}
-    found = parse_credentials(credentials(broker=login), group)
+    assert parse_credentials(credentials(), group).client_id is None
+    found = parse_credentials(credentials(client_id="localcore-1"), group)
     assert found.tokens["helper"] == f"{1:064x}"
     assert found.secrets == {NAME: {"SecretString": "hush"}}
-    assert found.broker is not None
-    assert found.broker.password == "hush-password"
+    assert found.client_id == "localcore-1"
     assert "hush" not in repr(found)
     assert "0000" not in repr(found)
 
@@ -99,7 +96,7 @@ def test_credentials_are_read_and_never_shown(group: Group) -> None:
         (credentials(secrets={NAME: {"SecretString": "hush", "SecretBinary": "hush"}}), "either SecretString or"),
         (credentials(secrets={NAME: {"SecretBinary": "hush!"}}), "no base64"),
         (credentials(secrets={NAME: {"SecretString": 5}}), "no string"),
-        (credentials(broker={"username": "hush"}), "broker.password"),
+        (credentials(client_id=5), "a text as client_id"),
         (credentials(key="hush"), "unknown keys key"),
     ],
 )
