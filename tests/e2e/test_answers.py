@@ -130,9 +130,9 @@ def test_a_model_in_sagemakers_shape_is_converted_dropped_and_served(fleet: Flee
     assert run.code == 0, run.output[-4000:]
 
 
-def test_the_lambda_fits_into_its_memory(fleet: Fleet, host: str) -> None:
-    """benchmarks/memory.py on the device itself: its exit code is its verdict."""
-    program = (PROJECT / "benchmarks" / "memory.py").read_text()
+def measure(fleet: Fleet, host: str, benchmark: str) -> None:
+    """Run a benchmark on a device, and print what it says; its exit code is its verdict."""
+    program = (PROJECT / "benchmarks" / benchmark).read_text()
     script = f"""
 import subprocess, sys
 done = subprocess.run([sys.executable, "-"], input={program!r}, capture_output=True, text=True)
@@ -141,6 +141,10 @@ print(json.dumps([done.returncode, done.stdout, done.stderr]))
     code, output, errors = on(fleet, host, script)
     print(f"{host}:\n{output}")
     assert code == 0, output + errors
+
+
+def test_the_lambda_fits_into_its_memory(fleet: Fleet, host: str) -> None:
+    measure(fleet, host, "memory.py")
 
 
 OTHERS = "arn:aws:lambda:eu-west-1:1:function:nobody"
@@ -286,14 +290,5 @@ Path("/run/unplugged.json").write_text(json.dumps(result))
     assert [answer["topic"] for answer in result["answers"]] == ["/response/prediction/beverage_container"] * 3
 
 
-def test_adding_little_to_an_inference_and_losing_nothing(fleet: Fleet, host: str) -> None:
-    """benchmarks/overhead.py on the device itself: its exit code is its verdict."""
-    program = (PROJECT / "benchmarks" / "overhead.py").read_text()
-    script = f"""
-import subprocess, sys
-done = subprocess.run([sys.executable, "-"], input={program!r}, capture_output=True, text=True)
-print(json.dumps([done.returncode, done.stdout, done.stderr]))
-"""
-    code, output, errors = on(fleet, host, script)
-    print(f"{host}:\n{output}")
-    assert code == 0, output + errors
+def test_little_is_added_to_an_inference_and_of_1000_requests_none_is_lost(fleet: Fleet, host: str) -> None:
+    measure(fleet, host, "overhead.py")
