@@ -8,6 +8,7 @@ What V1's shape means, and what of it is not served, is files/localcore/localcor
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ ACCOUNT = "000000000000"
 CAMERA_NODES = ("/dev/vcsm", "/dev/vcsm-cma", "/dev/vchiq", "/dev/video")
 """Who is granted a node of a camera, as the article's Lambda is, gets those of today's camera stacks."""
 CAMERA_DEVICES = ("char-video4linux rw", "char-media rw", "char-dma_heap rw", "char-drm rw")
+SERVICE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9-]{1,62}")
 FIELD_DATA = "/home/ggc_user/raw_field_data"
 
 
@@ -46,7 +48,16 @@ def compose(
     connectors: Sequence[Mapping[str, Any]],
     subscriptions: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
-    """Return the group that the inventory describes, in the shape of V1's definitions."""
+    """Return the group that the inventory describes, in the shape of V1's definitions.
+
+    Raises InventoryError for a service's name that no Lambda could ask for.
+    """
+    for connector in connectors:
+        if not SERVICE_NAME.fullmatch(connector["service"]):
+            raise InventoryError(
+                f"image_classifier_service_name is '{connector['service']}', not a name of letters, digits and '-': "
+                "correct it in the inventory."
+            )
     resources: dict[str, dict[str, Any]] = {}
     names = {function["name"]: function_arn(function["name"]) for function in functions}
     return {

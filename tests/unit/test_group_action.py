@@ -473,6 +473,12 @@ def test_a_model_of_a_functions_own_is_refused(definition: Path, lambdas: list[d
     )
 
 
+def test_a_service_that_no_lambda_could_ask_for_is_refused() -> None:
+    assert refuse(connectors=[{**INFERENCE, "service": "a&b"}]) == (
+        "image_classifier_service_name is 'a&b', not a name of letters, digits and '-': correct it in the inventory."
+    )
+
+
 def test_two_functions_of_one_name_are_refused() -> None:
     assert "beverage_classifier" in refuse(functions=[CLASSIFIER, CLASSIFIER], connectors=[INFERENCE])
 
