@@ -2,7 +2,7 @@
 """What the local core adds to an inference, and whether it loses, doubles or reorders requests.
 
     sudo python3 overhead.py                              on a device
-    ssh pi-1 sudo python3 - < benchmarks/overhead.py      the same, from elsewhere
+    ssh pi-1 sudo python3 - < benchmarks/overhead.py      the same, from elsewhere, if sudo asks for no password
 
 Starts a local core of its own beside the device's: the real router, connector and worker as plain processes, with a
 Lambda written for V1 and a model that answers in about a millisecond; in a folder, on a port, and at the broker under

@@ -41,13 +41,12 @@ class Credentials:
 
     def wanted(self) -> dict[str, str]:
         """Return the text of each file by its name; a token that is there and whole stays."""
-        found = self._core().get("tokens")
-        known = (
-            {name: token for name, token in found.items() if self._is(token, TOKEN)} if isinstance(found, dict) else {}
-        )
-        tokens = {name: known.get(name) or secrets.token_hex(32) for name in sorted(self.functions)}
+        found = self._core()
+        known = found.get("tokens")
+        known = known if isinstance(known, dict) else {}
+        tokens = {name: _whole(known.get(name), TOKEN) or secrets.token_hex(32) for name in sorted(self.functions)}
         # Who knows the name by which the core is known to the broker could take its place there.
-        client = self._known("client_id", CLIENT) or f"localcore-{secrets.token_hex(8)}"
+        client = _whole(found.get("client_id"), CLIENT) or f"localcore-{secrets.token_hex(8)}"
         core = {"tokens": tokens, "secrets": self.secrets, "client_id": client}
         return {
             CORE: json.dumps(core, sort_keys=True) + "\n",
@@ -81,13 +80,10 @@ class Credentials:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _known(self, key: str, pattern: re.Pattern[str]) -> str | None:
-        value = self._core().get(key)
-        return str(value) if self._is(value, pattern) else None
 
-    @staticmethod
-    def _is(value: object, pattern: re.Pattern[str]) -> bool:
-        return isinstance(value, str) and pattern.fullmatch(value) is not None
+def _whole(value: object, pattern: re.Pattern[str]) -> str | None:
+    """Return a value that is as it was made, or None."""
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None
 
 
 def apply(credentials: Credentials, check_mode: bool) -> list[str]:
