@@ -15,6 +15,7 @@ def virtual_pi_instances(names: Iterable[str], hostvars: Mapping[str, Mapping[st
             "release": hostvars[name]["virtual_pi_release"],
             "architecture": hostvars[name].get("virtual_pi_architecture", ""),
             "packages": hostvars[name].get("virtual_pi_packages", []),
+            "image": hostvars[name].get("virtual_pi_image", ""),
         }
         for name in names
     ]

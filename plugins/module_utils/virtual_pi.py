@@ -282,6 +282,38 @@ class Image:
             engine.call("rm", "--force", maker)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """An image that was made of a virtual Pi's disk: see `take_snapshot`."""
+
+    name: str
+
+    @property
+    def base(self) -> str:
+        """Name of what it stands on: nothing that could be built."""
+        return self.name
+
+    def build(self, engine: Engine, scratch: Path) -> bool:
+        """Refuse one that the engine does not hold; it cannot be built here."""
+        if not engine.image_exists(self.name):
+            raise VirtualPiError(f"There is no image {self.name}; make it with module virtual_pi_snapshot.")
+        return False
+
+
+def take_snapshot(engine: Engine, instance: Instance, image: str) -> None:
+    """Make an image of a virtual Pi's disk, to start from; each copy makes a host key and a machine id anew."""
+    maker = f"pi-fleet-snapshot-{instance.container}-{os.getpid()}"
+    forget = "rm -f /etc/ssh/ssh_host_* && : >/etc/machine-id"
+    label = f"--change=LABEL {LABEL}=image"
+    try:
+        engine.call("commit", label, instance.container, f"{image}-{maker}")
+        engine.call("run", f"--name={maker}", *engine.limits(), f"{image}-{maker}", "sh", "-c", forget)
+        engine.call("commit", '--change=CMD ["/sbin/init"]', label, maker, image)
+    finally:
+        engine.call("rm", "--force", maker)
+        engine.call("rmi", "--force", f"{image}-{maker}")
+
+
 def free_port() -> int:
     """Return a TCP port on loopback that nobody listens on just now."""
     with socket.socket() as listener:

@@ -46,6 +46,10 @@ options:
         type: list
         elements: str
         default: []
+      image:
+        description: Image to start from instead of a blank card, made by M(edge.pi_fleet.virtual_pi_snapshot).
+        type: str
+        default: ""
   recipe:
     description: Folder of the images' recipe (packages.txt, customize.sh and the files to drop).
     type: path
@@ -130,6 +134,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     Host,
     Image,
     Instance,
+    Snapshot,
     VirtualPiError,
     connection,
     create,
@@ -152,6 +157,7 @@ def main() -> None:
                     "release": {"type": "str", "choices": list(RELEASES), "required": True},
                     "architecture": {"type": "str", "choices": ["", *ARCHITECTURES], "default": ""},
                     "packages": {"type": "list", "elements": "str", "default": []},
+                    "image": {"type": "str", "default": ""},
                 },
             },
             "recipe": {"type": "path", "required": True},
@@ -176,10 +182,12 @@ def apt_sources() -> list[str]:
     return [file.read_text(errors="replace") for file in files if file.is_file()]
 
 
-def wanted_images(module: AnsibleModule, host: Host) -> list[Image]:
+def wanted_images(module: AnsibleModule, host: Host) -> list[Image | Snapshot]:
     """Return the image of each instance that is asked for."""
     return [
-        Image(
+        Snapshot(item["image"])
+        if item["image"]
+        else Image(
             recipe=Path(module.params["recipe"]),
             release=item["release"],
             architecture=item["architecture"] or host.architecture,
@@ -190,14 +198,14 @@ def wanted_images(module: AnsibleModule, host: Host) -> list[Image]:
     ]
 
 
-def build(engine: Engine, images: Iterable[Image]) -> None:
+def build(engine: Engine, images: Iterable[Image | Snapshot]) -> None:
     """Build images side by side; those on the same base one after the other, so that the first builds it."""
-    by_base: dict[str, list[Image]] = {}
+    by_base: dict[str, list[Image | Snapshot]] = {}
     for image in images:
         by_base.setdefault(image.base, []).append(image)
     with tempfile.TemporaryDirectory(prefix="pi-fleet-image-", dir="/var/tmp") as scratch:
 
-        def build_all(same_base: list[Image]) -> None:
+        def build_all(same_base: list[Image | Snapshot]) -> None:
             for image in same_base:
                 image.build(engine, Path(scratch))
 

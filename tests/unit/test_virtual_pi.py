@@ -16,10 +16,12 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     Host,
     Image,
     Instance,
+    Snapshot,
     VirtualPiError,
     host_mirror,
     recipe_digest,
     recipe_packages,
+    take_snapshot,
 )
 
 LAPTOP = Host("amd64", hybrid_cgroups=False, nofile_limit=1048576)
@@ -298,6 +300,28 @@ def test_a_build_that_fails_leaves_nothing(recipe: Path, tmp_path: Path) -> None
         image(recipe, "mosquitto").build(Engine("docker", LAPTOP, played), tmp_path)
     assert played.calls[-1][1:3] == ["rm", "--force"]
     assert played.calls[-1][3] == played.calls[-2][2].removeprefix("--name=")
+
+
+def test_a_snapshot_is_cleaned_of_what_makes_a_device_itself_and_leaves_nothing_else() -> None:
+    played = Played()
+    take_snapshot(Engine("podman", LAPTOP, played), KITCHEN, "localhost/pi-fleet/virtual-pi:provisioned")
+    first, maker, second, *removed = (call[1:] for call in played.calls)
+    assert first[:1] == ["commit"]
+    assert first[-2] == "fleet-kitchen"
+    assert maker[:1] == ["run"]
+    assert first[-1] in maker
+    assert "ssh_host_" in maker[-1]
+    assert "machine-id" in maker[-1]
+    assert second[-1] == "localhost/pi-fleet/virtual-pi:provisioned"
+    assert all("--change=LABEL pi-fleet=image" in call for call in (first, second))
+    assert removed == [["rm", "--force", second[-2]], ["rmi", "--force", first[-1]]]
+
+
+def test_a_snapshot_that_is_not_there_is_refused_and_one_that_is_is_used(tmp_path: Path) -> None:
+    snapshot = Snapshot("localhost/pi-fleet/virtual-pi:provisioned")
+    assert not snapshot.build(Engine("podman", LAPTOP, Played({"images": "0123\n"})), tmp_path)
+    with pytest.raises(VirtualPiError, match=r"^There is no image localhost/.*; make it with module"):
+        snapshot.build(Engine("podman", LAPTOP, Played()), tmp_path)
 
 
 def inspected(port: int) -> str:
