@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Remove one task at a time from the roles of site.yml, and ask whether anything notices.
 
-Each mutant is a copy of the project without one task, on a fresh virtual Pi. Judges are asked in this order: ansible's
-syntax check, site.yml, the project's own verify.yml, and the role's molecule scenario; of a task that refuses bad
-input, first of all the test that offers it. A judge counts only if it is content with the project as it is.
+Each mutant is a copy of the project without one task. It provisions a virtual Pi that stands where its role begins: a
+snapshot, taken while the whole project provisioned one. Judges are asked in this order: of a task that refuses bad
+input, the tests that offer it; then site.yml for the role, verify.yml for the role, the whole of site.yml, and the
+role's molecule scenario. A judge counts only if it is content with the project as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -16,8 +18,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("block", "rescue", "always")
+BENCHES = 2
 Trail = tuple[str | int, ...]
 """Where a task is in its file: indexes of lists and the parts of blocks."""
 
@@ -89,13 +94,15 @@ def site_roles() -> list[str]:
 
 
 def copy_project(target: Path) -> None:
-    """Copy what is or could be committed; links stay links."""
+    """Copy what is or could be committed; links stay links. The models are those of this checkout."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name, follow_symlinks=False)
+    (target / ".cache").mkdir()
+    (target / ".cache" / "models").symlink_to(ROOT / ".cache" / "models")
 
 
 @dataclass
@@ -104,10 +111,19 @@ class Bench:
 
     folder: Path
     release: str
-    fleet: str = f"mutants-{os.getpid()}"
+    fleet: str
+    snapshots: dict[str, str] = field(default_factory=dict)
+    """By role, the image of a virtual Pi where it begins; the first role begins on a blank one."""
+    content: set[tuple[str, str]] = field(default_factory=set)
+    """Judges that are content with the project as it is, each with the role that it was asked about."""
     made: set[str] = field(default_factory=set)
-    healthy: set[tuple[str, str]] = field(default_factory=set)
+    """Fleets that were made and not removed yet."""
     said: str = ""
+
+    @property
+    def host(self) -> str:
+        """Name of the virtual Pi."""
+        return f"pi-{self.release}"
 
     @property
     def inventory(self) -> Path:
@@ -129,13 +145,12 @@ class Bench:
             "camera_directory": str(ROOT / "files" / "photos"),
             "greengrass_sdk_cache": str(self.folder / "wheels"),
         }
-        host = {f"pi-{self.release}": {"virtual_pi_release": self.release}}
-        self.inventory.mkdir()
-        hosts = {"devices": {"hosts": host, "vars": variables}}
+        self.inventory.mkdir(parents=True)
+        hosts = {"devices": {"hosts": {self.host: {"virtual_pi_release": self.release}}, "vars": variables}}
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
 
-    def run(self, *command: str, project: Path = ROOT, **environment: str) -> bool:
-        """Run a command in a project, keep what it says, and return whether it succeeded."""
+    def run(self, *command: str, project: Path = ROOT, **environment: str) -> int:
+        """Run a command in a project, keep what it says, and return its exit code."""
         done = subprocess.run(
             command,
             cwd=project,
@@ -147,48 +162,73 @@ class Bench:
             check=False,
         )
         self.said = done.stdout
-        return done.returncode == 0
+        return done.returncode
 
     def play(self, playbook: str, *arguments: str, project: Path = ROOT) -> bool:
-        """Run a playbook of a project against the virtual Pi."""
-        return self.run("ansible-playbook", f"--inventory={self.inventory}", playbook, *arguments, project=project)
+        """Run a playbook of a project against the virtual Pi, and return whether it succeeded."""
+        return self.run("ansible-playbook", f"--inventory={self.inventory}", playbook, *arguments, project=project) == 0
+
+    def renew(self, image: str = "") -> None:
+        """Have a virtual Pi that stands where a role begins, and nothing that was cached for it since."""
+        self.remove(self.fleet)
+        self._have(self.fleet, {"virtual_pi_image": image})
+        if not image:
+            shutil.rmtree(self.folder / "wheels", ignore_errors=True)
 
     def remove(self, fleet: str) -> None:
         """Remove the virtual Pis of a fleet."""
         self._have(fleet, {"virtual_pi_instances": []})
         self.made.discard(fleet)
 
-    def renew(self) -> None:
-        """Have a virtual Pi that nothing was done to."""
-        if self.fleet in self.made:
-            self.remove(self.fleet)
-        self._have(self.fleet)
-        shutil.rmtree(self.folder / "wheels", ignore_errors=True)
-
-    def _have(self, fleet: str, extra: dict[str, Any] | None = None) -> None:
+    def _have(self, fleet: str, extra: dict[str, Any]) -> None:
         self.made.add(fleet)
-        variables = {"virtual_pi_fleet": fleet, "virtual_pi_directory": str(self.folder / "fleet"), **(extra or {})}
-        if not self.play("playbooks/virtual_fleet.yml", "--extra-vars", json.dumps(variables)):
-            raise MutantsError(f"A virtual Pi cannot be made or removed: {last_words(self.said)}")
+        variables = {"virtual_pi_fleet": fleet, "virtual_pi_directory": str(self.folder / "fleet"), **extra}
+        self._need(self.play("playbooks/virtual_fleet.yml", "--extra-vars", json.dumps(variables)))
+
+    def _need(self, success: bool) -> None:
+        if not success:
+            raise MutantsError(f"This fails without any mutant, mend it first: {last_words(self.said)}")
+
+    def provision(self, roles: Sequence[str]) -> None:
+        """Provision a virtual Pi with the project as it is, role by role, and keep it where each begins."""
+        self.renew()
+        self.snapshots[roles[0]] = ""
+        for role, following in itertools.zip_longest(roles, roles[1:]):
+            self._need(self.play("playbooks/site.yml", "--tags", role))
+            self._need(self._verify(role))
+            if following:
+                image = self.snapshots[following] = f"localhost/pi-fleet/virtual-pi:{self.fleet}-{following}"
+                wanted = json.dumps({"fleet": self.fleet, "name": self.host, "image": image})
+                module = ["ansible", "localhost", "-m", "edge.pi_fleet.virtual_pi_snapshot", "-a", wanted]
+                self._need(self.run(*module) == 0)
+        self._need(self.play("playbooks/site.yml") and self.play("playbooks/verify.yml"))
+        self.content |= {(judge, role) for judge in ("site", "verify", "whole") for role in roles}
+
+    def _verify(self, role: str) -> bool:
+        roles = yaml.safe_load((ROOT / "roles" / "verify" / "defaults" / "main.yml").read_text())["verify_roles"]
+        wanted = json.dumps({"verify_roles": [role] if role in roles else []})
+        return self.play("playbooks/verify.yml", "--extra-vars", wanted)
 
     def notices(self, judge: str, project: Path, role: str) -> bool:
         """Ask one judge about a project; see `judges`."""
-        if judge == "syntax":
-            return not self.play("playbooks/site.yml", "--syntax-check", project=project)
         if judge == "site":
-            self.renew()
-            return not self.play("playbooks/site.yml", project=project)
+            self.renew(self.snapshots[role])
+            return not self.play("playbooks/site.yml", "--tags", role, project=project)
         if judge == "verify":
-            # On what site.yml of the project has just made.
-            return not self.play("playbooks/verify.yml")
-        if judge == "refusals":
+            # Of what site.yml of the mutant has just made.
+            return not self._verify(role)
+        if judge == "whole":
+            return not (self.play("playbooks/site.yml", project=project) and self.play("playbooks/verify.yml"))
+        if judge.startswith("refusals"):
             self.renew()
-            test = ["pytest", "--exitfirst", "--quiet", "tests/e2e/test_refusals.py"]
-            return not self.run(*test, E2E_INVENTORY=str(self.inventory), E2E_PROJECT=str(project))
-        self.made.add(f"{self.fleet}-{role}")
+            only = [f"-k={role}"] if judge == "refusals of the role" else []
+            test = ["pytest", "--exitfirst", "--quiet", *only, "tests/e2e/test_refusals.py"]
+            # 5 says that no test has the role's name.
+            return self.run(*test, E2E_INVENTORY=str(self.inventory), E2E_PROJECT=str(project)) not in (0, 5)
         config = f"--base-config={project / '.config' / 'molecule' / 'config.yml'}"
+        self.made.add(f"{self.fleet}-{role}")
         test = ["molecule", config, "test", "--destroy=always", f"--scenario-name={role}"]
-        return not self.run(*test, project=project, PI_FLEET_PREFIX=self.fleet)
+        return self.run(*test, project=project, PI_FLEET_PREFIX=self.fleet) != 0
 
     def first_to_notice(self, task: Task) -> str | None:
         """Return the judge that notices that a task is missing, or None."""
@@ -197,22 +237,13 @@ class Bench:
         copy_project(project)
         task.remove_from(project)
         noticed = next((judge for judge in judges(task) if self.notices(judge, project, task.role)), None)
-        if noticed:
-            self.require_content(noticed, task)
+        if noticed and (noticed, task.role) not in self.content:
+            whole = self.folder / "whole"
+            if not whole.exists():
+                copy_project(whole)
+            self._need(not self.notices(noticed, whole, task.role))
+            self.content.add((noticed, task.role))
         return noticed
-
-    def require_content(self, judge: str, task: Task) -> None:
-        """Raise MutantsError if a judge is not content with the project as it is."""
-        whole = [each for each in ("site", "verify") if judge in ("site", "verify")] or [judge]
-        key = (judge, task.role if judge == "molecule" else "")
-        if key in self.healthy:
-            return
-        project = self.folder / "whole"
-        if not project.exists():
-            copy_project(project)
-        if any(self.notices(each, project, task.role) for each in whole):
-            raise MutantsError(f"{judge} fails without any mutant, mend that first: {last_words(self.said)}")
-        self.healthy |= {(each, "") for each in whole} if key[1] == "" else {key}
 
     def close(self) -> None:
         """Remove all that was made in the container engine."""
@@ -222,7 +253,8 @@ class Bench:
 
 def judges(task: Task) -> list[str]:
     """Return what is asked about a task's absence, in order."""
-    return [*(["refusals"] if task.refuses else []), "syntax", "site", "verify", "molecule"]
+    refusals = ["refusals of the role", "refusals"] if task.refuses else []
+    return [*refusals, "site", "verify", "whole", "molecule"]
 
 
 def last_words(text: str) -> str:
@@ -230,16 +262,33 @@ def last_words(text: str) -> str:
     return "\n".join(text.strip().splitlines()[-30:])
 
 
-def judge_all(tasks: Sequence[Task], bench: Bench) -> list[Task]:
-    """Try each mutant, print a line about it, and return those that nothing noticed."""
+def judge_all(tasks: Iterable[Task], bench: Bench) -> list[Task]:
+    """Try mutants, print a line about each, and return those that nothing noticed."""
     survivors = []
     for task in tasks:
         begun = time.monotonic()
         noticed = bench.first_to_notice(task)
         survivors += [] if noticed else [task]
         verdict = f"noticed by {noticed}" if noticed else "SURVIVED"
-        print(f"{verdict:<20}  {task}  ({time.monotonic() - begun:.0f} s)", flush=True)
+        print(f"{verdict:<32}  {task}  ({time.monotonic() - begun:.0f} s)", flush=True)
     return survivors
+
+
+def side_by_side(tasks: Sequence[Task], benches: Sequence[Bench]) -> list[Task]:
+    """Judge tasks on several benches at once: each takes the next one when it is free."""
+    left = iter(tasks)
+    lock = threading.Lock()
+
+    def taken() -> Iterator[Task]:
+        while True:
+            with lock:
+                task = next(left, None)
+            if task is None:
+                return
+            yield task
+
+    with ThreadPoolExecutor(len(benches)) as pool:
+        return [task for found in pool.map(lambda bench: judge_all(taken(), bench), benches) for task in found]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -249,7 +298,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--release", default="trixie", help="release of the virtual Pi that site.yml runs on")
     parser.add_argument("--list", action="store_true", help="name the mutants and try none")
     asked = parser.parse_args(arguments)
-    found = [task for role in site_roles() if asked.role in (None, role) for task in tasks_of(role)]
+    roles = site_roles()
+    found = [task for role in roles if asked.role in (None, role) for task in tasks_of(role)]
     if asked.list:
         print(*found, f"{len(found)} mutants", sep="\n")
         return 0
@@ -257,10 +307,16 @@ def main(arguments: Sequence[str]) -> int:
     # An end from outside is one like Ctrl-C: what was made is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="pi-fleet-mutants-", ignore_cleanup_errors=True) as folder:
-        bench = Bench(Path(folder), asked.release)
-        bench.write_inventory()
+        benches = [Bench(Path(folder, str(n)), asked.release, f"mutants-{os.getpid()}-{n}") for n in range(BENCHES)]
+        for bench in benches:
+            bench.write_inventory()
+        first = benches[0]
         try:
-            survivors = judge_all(found, bench)
+            first.provision(roles)
+            for bench in benches[1:]:
+                bench.snapshots, bench.content = first.snapshots, set(first.content)
+                shutil.copytree(first.folder / "wheels", bench.folder / "wheels")
+            survivors = side_by_side(found, benches)
         except MutantsError as error:
             print(error, file=sys.stderr)
             return 2
@@ -268,7 +324,9 @@ def main(arguments: Sequence[str]) -> int:
             print("Interrupted: what was made is removed.", file=sys.stderr)
             return 130
         finally:
-            bench.close()
+            for bench in benches:
+                bench.close()
+            first.run("podman", "rmi", "--force", *filter(None, first.snapshots.values()))
     print(*(f"survived  {task}" for task in survivors), sep="\n", end="\n" if survivors else "")
     print(f"{len(found)} mutants, {len(found) - len(survivors)} noticed, {len(survivors)} survived")
     return 1 if survivors else 0
