@@ -175,6 +175,16 @@ def disk_refusal(free_mib: int, needed_mib: int, what: str) -> str | None:
     )
 
 
+def lists_refusal(device: Device) -> str | None:
+    """Return a refusal of a dry run if apt knows no package yet, as on a fresh card: it could foresee nothing."""
+    if any(device.path("/var/lib/apt/lists").glob("*_Packages*")):
+        return None
+    return (
+        "The device has never fetched apt's package lists, so a dry run cannot tell what would be installed: run 'sudo"
+        " apt-get update' on the device first, or run without --check."
+    )
+
+
 def installed(device: Device, packages: Sequence[str]) -> bool:
     """Say whether all of these Debian packages are installed."""
     code, output, _ = device.run(["dpkg-query", "--show", "--showformat=${db:Status-Status}\n", *packages])

@@ -35,7 +35,7 @@ author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
   check_mode:
-    description: Changes nothing in any mode.
+    description: Changes nothing in any mode. A dry run also needs the package lists, if anything is to be installed.
     support: full
   diff_mode:
     description: Changes nothing.
@@ -65,6 +65,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.preflight import (
     apt_holder,
     disk_refusal,
     installed,
+    lists_refusal,
     wait_for_apt,
 )
 
@@ -84,13 +85,15 @@ def main() -> None:
     )
     device = Device(module.run_command)
     packages = module.params["install_packages"]
-    if packages and not installed(device, packages):
+    missing = bool(packages) and not installed(device, packages)
+    if missing:
         needed, what = module.params["install_free"], "to install what is missing"
     else:
         needed, what = module.params["disk_free"], "to work"
     found = [
         disk_refusal(device.free_bytes(device.path("/")) // MIB, needed, what),
         wait_for_apt(lambda: apt_holder(device), module.params["apt_timeout"]),
+        lists_refusal(device) if missing and module.check_mode else None,
     ]
     refused = [sentence for sentence in found if sentence]
     if refused:

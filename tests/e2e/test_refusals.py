@@ -132,3 +132,15 @@ subprocess.Popen([sys.executable, "-c", f"{lock}; time.sleep(60)"], start_new_se
     assert re.search(r"apt is held by python3 \(process \d+\) after \d+ s of waiting", sentence(run.output)), run.output
     for host in fleet.hosts():
         fleet.root(host, "import subprocess; subprocess.run(['pkill', '-f', 'dpkg/lock-frontend'])")
+
+
+def test_a_dry_run_without_package_lists_is_refused(fleet: Fleet) -> None:
+    """A fresh card has none, and apt would say of the first package that there is no such thing."""
+    move = "import os; os.rename('/var/lib/apt/{0}', '/var/lib/apt/{1}')"
+    for host in fleet.hosts():
+        fleet.root(host, move.format("lists", "lists.kept"))
+    try:
+        refused(fleet, "never fetched apt's package lists.* run 'sudo apt-get update'", "--check")
+    finally:
+        for host in fleet.hosts():
+            fleet.root(host, move.format("lists.kept", "lists"))

@@ -226,6 +226,20 @@ def test_a_full_disk() -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["mirror_dists_trixie_main_binary-armhf_Packages", "mirror_main_binary-arm64_Packages.lz4"]
+)
+def test_a_dry_run_needs_package_lists(tmp_path: Path, name: str) -> None:
+    device = FakeDevice(tmp_path).device()
+    lists = tmp_path / "var/lib/apt/lists"
+    assert "run 'sudo apt-get update' on the device first" in str(preflight.lists_refusal(device))
+    (lists / "partial").mkdir(parents=True)
+    (lists / "lock").touch()
+    assert preflight.lists_refusal(device)
+    (lists / name).touch()
+    assert preflight.lists_refusal(device) is None
+
+
+@pytest.mark.parametrize(
     ("code", "output", "all_there"),
     [
         (0, "installed\ninstalled\n", True),
