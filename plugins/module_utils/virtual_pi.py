@@ -6,6 +6,7 @@ limits). `Host.detect` looks, `Engine` turns what it saw into arguments; nothing
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -64,6 +65,8 @@ class Instance:
     fleet: str
     name: str
     image: str
+    key: str = ""
+    """Fingerprint of the SSH key that may log in: with another key it could not be entered."""
 
     @property
     def container(self) -> str:
@@ -146,6 +149,7 @@ class Engine:
             f"--hostname={instance.name}",
             f"--label={LABEL}={instance.fleet}",
             f"--label={LABEL}.image={instance.image}",
+            f"--label={LABEL}.key={instance.key}",
             f"--publish=127.0.0.1:{port}:22",
         ]
         if self.program == "podman":
@@ -168,9 +172,10 @@ class Engine:
         """Say whether the engine holds this image."""
         return bool(self.call("images", "--quiet", image).strip())
 
-    def container_image(self, container: str) -> str:
-        """Return the name of the image that a container was made from."""
-        return self.call("inspect", "--format", f'{{{{index .Config.Labels "{LABEL}.image"}}}}', container).strip()
+    def is_as_wanted(self, instance: Instance) -> bool:
+        """Say whether the container of an instance was made from its image, for its key."""
+        shown = " ".join(f'{{{{index .Config.Labels "{LABEL}.{what}"}}}}' for what in ("image", "key"))
+        return self.call("inspect", "--format", shown, instance.container).split() == [instance.image, instance.key]
 
 
 def recipe_digest(recipe: Path, *words: str) -> str:
@@ -312,6 +317,12 @@ def take_snapshot(engine: Engine, instance: Instance, image: str) -> None:
     finally:
         engine.call("rm", "--force", maker)
         engine.call("rmi", "--force", f"{image}-{maker}")
+
+
+def fingerprint(public_key: str) -> str:
+    """Return the fingerprint of a line with an SSH public key, as ssh-keygen shows it."""
+    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def free_port() -> int:

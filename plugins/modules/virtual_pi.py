@@ -15,7 +15,8 @@ description:
     only when the recipe changes. It takes about a minute for the host's own architecture, 5 to 11 minutes for
     another one under qemu-user.
   - The fleet's virtual Pis are exactly those named; others of the same fleet are removed, and nothing else is touched.
-  - One that exists, from the image that is wanted, is started if it is stopped, and otherwise left alone.
+  - One that exists, from the image that is wanted and for the key that may log in, is started if it is stopped, and
+    otherwise left alone.
 options:
   fleet:
     description: Name that ties virtual Pis together; the value of the label that they carry.
@@ -138,6 +139,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     VirtualPiError,
     connection,
     create,
+    fingerprint,
     host_mirror,
     wait_until_booted,
 )
@@ -222,8 +224,10 @@ def converge(module: AnsibleModule, host: Host, engine: Engine) -> None:
     """Bring the fleet to what is wanted."""
     fleet, limit = module.params["fleet"], module.params["boot_timeout"]
     images = wanted_images(module, host)
+    key = Path(module.params["private_key"] or "/nonexistent")
+    public_key = key.with_suffix(".pub").read_text().strip() if images else ""
     wanted = [
-        Instance(fleet, item["name"], image.name)
+        Instance(fleet, item["name"], image.name, fingerprint(public_key))
         for item, image in zip(module.params["instances"], images, strict=True)
     ]
 
@@ -233,7 +237,7 @@ def converge(module: AnsibleModule, host: Host, engine: Engine) -> None:
 
     existing = containers(f"label={LABEL}={fleet}")
     running = containers(f"label={LABEL}={fleet}", "status=running")
-    kept = {i.container for i in wanted if i.container in existing and engine.container_image(i.container) == i.image}
+    kept = {i.container for i in wanted if i.container in existing and engine.is_as_wanted(i)}
     removed = sorted(existing - kept)
     changed = bool(removed or len(kept) < len(wanted) or kept - running)
     diff = {"before": as_lines(existing), "after": as_lines(i.container for i in wanted)}
@@ -244,11 +248,9 @@ def converge(module: AnsibleModule, host: Host, engine: Engine) -> None:
     if removed:
         engine.call("rm", "--force", "--volumes", *removed)
 
-    key = Path(module.params["private_key"] or "/nonexistent")
-
     def ensure(item: Instance) -> Connection:
         if item.container not in kept:
-            create(engine, item, module.params["password"], key.with_suffix(".pub").read_text().strip())
+            create(engine, item, module.params["password"], public_key)
         if item.container not in kept or item.container not in running:
             engine.call("start", item.container)
             return wait_until_booted(engine, item, key, limit)

@@ -343,6 +343,24 @@ def test_a_virtual_pi_is_reached_with_its_host_key_checked() -> None:
     assert command[-5:] == ["-i", "/keys/id", "-p", "2201", "pi@127.0.0.1"]
 
 
+def test_one_that_was_made_from_another_image_or_for_another_key_is_not_as_wanted() -> None:
+    wanted = Instance("fleet", "kitchen", "image", "SHA256:abc")
+
+    def is_as_wanted(labels: str) -> bool:
+        return Engine("podman", LAPTOP, Played({"inspect": labels})).is_as_wanted(wanted)
+
+    assert is_as_wanted("image SHA256:abc\n")
+    assert not is_as_wanted("other SHA256:abc\n")
+    assert not is_as_wanted("image SHA256:old\n")
+    assert not is_as_wanted("image <no value>\n")
+
+
+def test_the_fingerprint_of_a_key_is_that_of_ssh_keygen(tmp_path: Path) -> None:
+    virtual_pi.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "id")])
+    shown = virtual_pi.run(["ssh-keygen", "-l", "-f", str(tmp_path / "id.pub")])
+    assert virtual_pi.fingerprint((tmp_path / "id.pub").read_text()) == shown.split()[1]
+
+
 def test_a_virtual_pi_is_made_with_its_seed() -> None:
     seeds: list[str] = []
 
