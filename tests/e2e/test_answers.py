@@ -21,6 +21,8 @@ from tests.e2e.conftest import ON_DEVICE, PROJECT, Fleet, on
 PHOTOS = PROJECT / "files" / "photos"
 MODELS = PROJECT / ".cache" / "models"
 CATEGORIES = ("beer-mug", "clutter", "coffee-mug", "soda-can", "wine-bottle")
+RESPONSE = "/response/prediction/beverage_container"
+FIELD_DATA = Path("/home/ggc_user/raw_field_data")
 TIMEOUT = 15
 """Seconds in which an answer or an error must come: the Lambda's timeout, and five."""
 
@@ -226,7 +228,7 @@ print(json.dumps(rounds))
         )
         assert answer["topic"] is not None, each
         assert answer["seconds"] < TIMEOUT
-        assert each["later"]["topic"] == "/response/prediction/beverage_container", each
+        assert each["later"]["topic"] == RESPONSE, each
         answered = [said for said in (answer, each["later"]) if said["topic"].startswith("/response/")]
         # Both photographs are answered with so much confidence that the rule keeps each of them.
         assert len(each["kept"]) >= len(answered), each
@@ -248,6 +250,105 @@ print(json.dumps([answer, sorted(set(pictures()) - before)]))
     assert answer["message"]["message"].startswith("Classified image as ")
     assert answer["message"]["subject"] == "/article/request"
     assert left == []
+
+
+ARTICLE = "arn:aws:lambda:eu-west-1:123456789012:function:article:7"
+RESOURCES = {
+    "data": {"LocalVolumeResourceData": {"SourcePath": str(FIELD_DATA), "DestinationPath": "/raw_field_data"}},
+    "vchiq": {"LocalDeviceResourceData": {"SourcePath": "/dev/vchiq"}},
+    "model": {
+        "SageMakerMachineLearningModelResourceData": {
+            "DestinationPath": "/greengrass-machine-learning/mxnet/beverage",
+            "SageMakerJobArn": "arn:aws:sagemaker:eu-west-1:123456789012:training-job/beverage",
+        }
+    },
+}
+OWNED = {"GroupOwnerSetting": {"AutoAddGroupOwner": True}}
+EXPORT = {
+    "Name": "recycling",
+    "CoreDefinition": {"Cores": [{"Id": "0", "ThingArn": "arn:aws:iot:eu-west-1:123456789012:thing/old_pi"}]},
+    "FunctionDefinition": {
+        "Functions": [
+            {
+                "Id": "1",
+                "FunctionArn": ARTICLE,
+                "FunctionConfiguration": {
+                    "Pinned": True,
+                    "MemorySize": 131072,
+                    "Timeout": 10,
+                    "EncodingType": "json",
+                    "Environment": {
+                        "ResourceAccessPolicies": [
+                            {"ResourceId": "data", "Permission": "rw"},
+                            {"ResourceId": "vchiq", "Permission": "rw"},
+                        ],
+                        "Variables": {},
+                    },
+                },
+            }
+        ]
+    },
+    "ConnectorDefinition": {
+        "Connectors": [
+            {
+                "Id": "2",
+                "ConnectorArn": "arn:aws:greengrass:eu-west-1::/connectors/ImageClassificationARMv7/versions/2",
+                "Parameters": {
+                    "MLModelDestinationPath": "/greengrass-machine-learning/mxnet/beverage",
+                    "MLModelResourceId": "model",
+                    "MLModelSageMakerJobArn": "arn:aws:sagemaker:eu-west-1:123456789012:training-job/beverage",
+                    "LocalInferenceServiceName": "beverage-classifier",
+                    "LocalInferenceServiceTimeoutSeconds": "10",
+                    "LocalInferenceServiceMemoryLimitKB": "500000",
+                },
+            }
+        ]
+    },
+    "ResourceDefinition": {
+        "Resources": [
+            {
+                "Id": key,
+                "Name": key,
+                "ResourceDataContainer": {kind: {**each, **({} if key == "model" else OWNED)}},
+            }
+            for key, data in RESOURCES.items()
+            for kind, each in data.items()
+        ]
+    },
+    "SubscriptionDefinition": {
+        "Subscriptions": [
+            {"Id": "3", "Source": "cloud", "Subject": "/article/request", "Target": ARTICLE},
+            {"Id": "4", "Source": ARTICLE, "Subject": "/article/response", "Target": "cloud"},
+        ]
+    },
+}
+"""The article's group, as `aws greengrass get-*-definition-version` gave it in 2018."""
+
+
+def test_a_group_exported_from_greengrass_is_served_instead_of_the_inventorys(fleet: Fleet, tmp_path: Path) -> None:
+    path = tmp_path / "my-group.json"
+    path.write_text(json.dumps(EXPORT))
+    site = ["playbooks/site.yml", "--tags", "local_core,image_classifier,classifier_lambda"]
+    ask = """
+import subprocess
+units = subprocess.run(["systemctl", "is-active", "lambda@article", "lambda@beverage_classifier"],
+                       capture_output=True, text=True).stdout.split()
+print(json.dumps([Client().ask("/article/request", b"{}"), units]))
+"""
+    try:
+        run = fleet.playbook(*site, "--extra-vars", f"local_core_group_definition={path}")
+        assert run.code == 0, run.output[-4000:]
+        for host in fleet.hosts():
+            answer, units = on(fleet, host, ask)
+            assert answer["topic"] == "/article/response", answer
+            assert answer["message"]["message"].startswith("Classified image as ")
+            # The group is the whole group: ours is not in it.
+            assert (units[0], units[1] in ("active", "activating")) == ("active", False)
+    finally:
+        run = fleet.playbook(*site)
+    assert run.code == 0, run.output[-4000:]
+    for host in fleet.hosts():
+        assert on(fleet, host, "print(json.dumps(Client().ask()))")["topic"] == RESPONSE
 
 
 @contextmanager
@@ -287,7 +388,7 @@ Path("/run/unplugged.json").write_text(json.dumps(result))
         time.sleep(8)
     result = json.loads(fleet.root(host, "print(open('/run/unplugged.json').read())"))
     assert result["up"] == "down"
-    assert [answer["topic"] for answer in result["answers"]] == ["/response/prediction/beverage_container"] * 3
+    assert [answer["topic"] for answer in result["answers"]] == [RESPONSE] * 3
 
 
 def test_little_is_added_to_an_inference_and_of_1000_requests_none_is_lost(fleet: Fleet, host: str) -> None:

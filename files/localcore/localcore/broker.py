@@ -26,8 +26,8 @@ KEEPALIVE = 30
 FIRST_RETRY = 0.1
 SLOWEST_RETRY = 2
 SETTLE = 2.0
-"""Seconds that messages wait once a broker is back that knows no session any more, as after it was killed: who asked
-is back later than the core, and an answer that is sent before would reach nobody."""
+"""Seconds that messages wait once the broker is back: who asked is back later than the core, and may have lost its
+session with the broker; an answer that is sent before would reach nobody."""
 MOST_UNACKNOWLEDGED = 20
 REFUSED_SUBSCRIPTION = 128
 
@@ -67,16 +67,21 @@ class Broker:
         self._waiting: Queue[_Message] = Queue(most_bytes, most_items)
         self._unacknowledged: dict[int, _Message] = {}
         self._connected = False
+        self._lost = False
+        self._stopping = False
         self._subscribed = False
         self._settling: asyncio.TimerHandle | None = None
         self._dropped = 0
         self._said = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deliver: Callable[[str, bytes], None] | None = None
-        self._client = self._make_client(client_id)
+        self._client_id = client_id
+        self._client = self._make_client()
 
-    def _make_client(self, client_id: str) -> Any:
-        options: dict[str, Any] = {"client_id": client_id, "clean_session": False, "protocol": mqtt.MQTTv311}
+    def _make_client(self) -> Any:
+        """Make a client for one connection: after the next one, paho would at once send what was not acknowledged."""
+        options: dict[str, Any] = {"client_id": self._client_id, "clean_session": False, "protocol": mqtt.MQTTv311}
+        options["reconnect_on_failure"] = False
         if hasattr(mqtt, "CallbackAPIVersion"):
             options["callback_api_version"] = mqtt.CallbackAPIVersion.VERSION2
         client: Any = mqtt.Client(**options)
@@ -103,11 +108,15 @@ class Broker:
         """Connect as soon as the broker is there, and pass its messages to `deliver`."""
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
+        self._open()
+
+    def _open(self) -> None:
         self._client.connect_async(*self._address, keepalive=KEEPALIVE)
         self._client.loop_start()
 
     async def stop(self) -> None:
         """Disconnect; the broker keeps the session, and the journal what it has not acknowledged."""
+        self._stopping = True
         # In a thread, because paho's own may wait for the loop meanwhile.
         await asyncio.to_thread(self._stop)
 
@@ -142,7 +151,7 @@ class Broker:
         ):
             message = self._waiting.take()
             info = self._client.publish(message.topic, message.payload, qos=QOS)
-            # Should the connection be lost just now, paho sends it again after the next one.
+            # Should the connection be lost just now, it waits again.
             self._unacknowledged[info.mid] = message
 
     @property
@@ -168,7 +177,7 @@ class Broker:
         # Subscribing anew would bring retained messages once more.
         if self._filters and not (session and self._subscribed):
             self._client.subscribe([(topic_filter, QOS) for topic_filter in self._filters])
-        if not session and self._loop is not None:
+        if (self._lost or not session) and self._loop is not None:
             self._settle()
             self._settling = self._loop.call_later(SETTLE, self._settled)
         self._send()
@@ -188,8 +197,22 @@ class Broker:
         self._say(logging.WARNING, f"not connected ({why}); trying again")
 
     def _now_lost(self) -> None:
+        """Begin anew with another client, soon after a connection and later after one that was refused."""
+        if self._stopping or self._loop is None:
+            return
+        delay = FIRST_RETRY if self._connected else SLOWEST_RETRY
         if self._connected:
+            self._lost = True
             self._now_disconnected("the connection ended")
+        for message in reversed(self._unacknowledged.values()):
+            self._waiting.put_back(message)
+        self._unacknowledged.clear()
+        self._client = self._make_client()
+        self._loop.call_later(delay, self._reopen)
+
+    def _reopen(self) -> None:
+        if not self._stopping:
+            self._open()
 
     def _now_subscribed(self, refused: bool) -> None:
         self._subscribed = not refused

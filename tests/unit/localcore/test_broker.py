@@ -344,3 +344,61 @@ def test_an_answer_waits_for_who_asked_when_the_broker_was_killed(
         await until(lambda: client.messages == [("out/answer", b"")])
 
     run(core, test)
+
+
+def test_an_answer_that_was_on_its_way_when_the_broker_ended_waits_too(
+    tmp_path: Path, mosquitto: Mosquitto, client: Client
+) -> None:
+    """It was sent to a broker that never acknowledged it: one that stands still until it ends."""
+    core = Core(tmp_path, mosquitto.port, ["in/#"])
+
+    async def test() -> None:
+        await until(lambda: core.broker._subscribed)
+        client.close()
+        assert mosquitto.process
+        mosquitto.process.send_signal(signal.SIGSTOP)
+        for each in range(3):
+            core.broker.publish(f"out/{each}", b"")
+        await until(lambda: len(core.broker._unacknowledged) == 3)
+        mosquitto.stop(signal.SIGKILL)
+        await until(lambda: not core.broker._connected)
+        core.broker.publish("out/3", b"")
+        mosquitto.start()
+        await until(lambda: core.broker._connected)
+        # Who asked is back after the core, and the broker keeps nothing for it meanwhile.
+        await asyncio.sleep(0.5)
+        late = await asyncio.to_thread(Client, mosquitto.port)
+        await until(lambda: len(late.messages) == 4)
+        assert [topic for topic, _ in late.messages] == [f"out/{each}" for each in range(4)]
+        await until(lambda: core.files == [])
+        late.close()
+
+    run(core, test)
+
+
+def test_a_broker_that_refuses_is_asked_again_and_not_in_haste(
+    tmp_path: Path, mosquitto: Mosquitto, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = Core(tmp_path, mosquitto.port, ["in/#"])
+    mosquitto.stop()
+    mosquitto.lines = ["allow_anonymous false"]
+    mosquitto.start()
+    made = 0
+    make = core.broker._make_client
+
+    def count() -> Any:
+        nonlocal made
+        made += 1
+        return make()
+
+    monkeypatch.setattr(core.broker, "_make_client", count)
+
+    async def test() -> None:
+        await asyncio.sleep(3)
+        assert 1 <= made <= 3
+        mosquitto.stop()
+        mosquitto.lines = ["allow_anonymous true"]
+        mosquitto.start()
+        await until(lambda: core.broker._subscribed)
+
+    run(core, test)
