@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
-from localcore import ipc
+from localcore import ipc, process
 from localcore.broker import OUTGOING, Broker
 from localcore.errors import LocalCoreError
 from localcore.group import CLOUD, Group, GroupError, load
@@ -26,7 +25,6 @@ from localcore.services import serve_secrets, serve_shadows
 from localcore.settings import Credentials, Settings, parse_credentials, parse_settings
 from localcore.shadows import Shadows
 
-PR_SET_DUMPABLE = 4
 # What journald reads at the beginning of a line.
 PRIORITIES = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
 
@@ -41,7 +39,7 @@ def main() -> int:
     handler.setFormatter(_JournalFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
-        _forbid_reading_memory()
+        process.hide()
         group = load(arguments.group)
         settings = parse_settings(_read(arguments.settings))
         text, created = _take_standard_input()
@@ -98,12 +96,6 @@ async def _serve(
     router.close()
     await asyncio.gather(*services)
     await runner.cleanup()
-
-
-def _forbid_reading_memory() -> None:
-    """Keep other processes of this user from reading the tokens in this one's memory."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise LocalCoreError(f"The local core cannot make itself non-dumpable ({os.strerror(ctypes.get_errno())}).")
 
 
 def _take_standard_input() -> tuple[bytes, float]:

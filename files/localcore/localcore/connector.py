@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from greengrass_ipc_python_sdk.ipc_client import WorkItem
 
-from localcore import work_loop
+from localcore import process, work_loop
 from localcore.errors import LocalCoreError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def main() -> NoReturn:
     """Serve requests until the core or systemd ends this."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        work_loop.hide()
+        process.hide()
         work_loop.take_token()
         settings = from_environment(os.environ)
     except LocalCoreError as error:

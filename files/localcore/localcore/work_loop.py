@@ -1,6 +1,5 @@
 """What a program that does a function's work is made of: the Lambda worker and the connector.
 
-    hide() -> None                              first of all: no other process reads this one's memory
     take_token() -> None                        the token from standard input, which then is /dev/null
     serve(arn, load, *, timeout) -> NoReturn    load once, say so, do one piece of work after another
 
@@ -12,7 +11,6 @@ exception in `load` is reported as a failed initialisation, and ends the program
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import itertools
 import json
@@ -38,7 +36,6 @@ Handle = Callable[[WorkItem], bytes]
 
 TOKEN_VARIABLE = "AWS_CONTAINER_AUTHORIZATION_TOKEN"  # noqa: S105
 TOKEN = re.compile(rb"[!-~]{16,256}")
-PR_SET_DUMPABLE = 4  # from linux/prctl.h
 LONGEST_WAIT = 60.0
 RETRY_SECONDS = 1.0
 # What the core says to a worker that is not needed any more; it is away when it cannot be reached, or says so.
@@ -50,13 +47,6 @@ LONGEST_MESSAGE = 100_000
 STANDARD_ERROR = 2
 
 _log = logging.getLogger(__name__)
-
-
-def hide() -> None:
-    """Make this process non-dumpable: neither its memory nor its descriptors are open to others of its user."""
-    no = ctypes.c_ulong(0)
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, no, no, no, no) != 0:
-        raise LocalCoreError(f"This process cannot be hidden (prctl: {os.strerror(ctypes.get_errno())}).")
 
 
 def take_token() -> None:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from greengrass_ipc_python_sdk.ipc_client import WorkItem
 
 from localcore import arn as arns
-from localcore import numpy_aliases, work_loop
+from localcore import numpy_aliases, process, work_loop
 from localcore.errors import LocalCoreError
 
 ENCODINGS = ("json", "binary")
@@ -204,7 +204,7 @@ def _binary_result(result: object) -> bytes:
 def main() -> NoReturn:
     """Serve the function until there is no more work for it."""
     try:
-        work_loop.hide()
+        process.hide()
         work_loop.take_token()
         chosen = settings(os.environ)
     except LocalCoreError as error:
