@@ -24,6 +24,7 @@ OUTGOING = "outgoing"
 QOS = 1
 KEEPALIVE = 30
 FIRST_RETRY = 0.1
+"""Seconds; sooner than clients, which wait a second: what they send when the broker is back finds the core there."""
 SLOWEST_RETRY = 2
 SETTLE = 2.0
 """Seconds that messages wait once the broker is back: who asked is back later than the core, and may have lost its
@@ -69,6 +70,7 @@ class Broker:
         self._connected = False
         self._lost = False
         self._stopping = False
+        self._retry = FIRST_RETRY
         self._subscribed = False
         self._settling: asyncio.TimerHandle | None = None
         self._dropped = 0
@@ -79,14 +81,12 @@ class Broker:
         self._client = self._make_client()
 
     def _make_client(self) -> Any:
-        """Make a client for one connection: after the next one, paho would at once send what was not acknowledged."""
+        """Make a client for one connection: in another, paho would at once send again what was not acknowledged."""
         options: dict[str, Any] = {"client_id": self._client_id, "clean_session": False, "protocol": mqtt.MQTTv311}
         options["reconnect_on_failure"] = False
         if hasattr(mqtt, "CallbackAPIVersion"):
             options["callback_api_version"] = mqtt.CallbackAPIVersion.VERSION2
         client: Any = mqtt.Client(**options)
-        # Sooner than clients, which wait a second: what they send when the broker is back finds the core there.
-        client.reconnect_delay_set(FIRST_RETRY, SLOWEST_RETRY)
         client.max_inflight_messages_set(MOST_UNACKNOWLEDGED)
         client.on_socket_open = _send_at_once
         client.on_connect = self._on_connect
@@ -170,6 +170,7 @@ class Broker:
 
     def _now_connected(self, session: bool) -> None:
         self._connected = True
+        self._retry = FIRST_RETRY
         self._say(logging.INFO, "connected")
         if self._dropped:
             log.warning("%d messages were dropped while the broker was away.", self._dropped)
@@ -191,24 +192,20 @@ class Broker:
         self._settle()
         self._send()
 
-    def _now_disconnected(self, why: str) -> None:
+    def _now_lost(self, client: Any, why: str) -> None:
+        """Begin anew with another client, soon, and less soon each time that the broker is not there."""
+        if client is not self._client or self._loop is None or self._stopping:
+            return
+        self._lost = self._lost or self._connected
         self._connected = False
         self._settle()
         self._say(logging.WARNING, f"not connected ({why}); trying again")
-
-    def _now_lost(self) -> None:
-        """Begin anew with another client, soon after a connection and later after one that was refused."""
-        if self._stopping or self._loop is None:
-            return
-        delay = FIRST_RETRY if self._connected else SLOWEST_RETRY
-        if self._connected:
-            self._lost = True
-            self._now_disconnected("the connection ended")
         for message in reversed(self._unacknowledged.values()):
             self._waiting.put_back(message)
         self._unacknowledged.clear()
         self._client = self._make_client()
-        self._loop.call_later(delay, self._reopen)
+        self._loop.call_later(self._retry, self._reopen)
+        self._retry = min(2 * self._retry, SLOWEST_RETRY)
 
     def _reopen(self) -> None:
         if not self._stopping:
@@ -240,18 +237,23 @@ class Broker:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(call, *arguments)
 
-    def _on_connect(self, _client: Any, _data: Any, flags: Any, code: Any, *_more: Any) -> None:
+    def _on_connect(self, client: Any, _data: Any, flags: Any, code: Any, *_more: Any) -> None:
         if _is_failure(code, 1):
-            self._in_loop(self._now_disconnected, str(code))
+            self._end(client, str(code))
             return
         session = flags["session present"] if isinstance(flags, dict) else flags.session_present
         self._in_loop(self._now_connected, bool(session))
 
-    def _on_connect_fail(self, *_arguments: Any) -> None:
-        self._in_loop(self._now_disconnected, "it does not answer")
+    def _on_connect_fail(self, client: Any, *_more: Any) -> None:
+        self._end(client, "it does not answer")
 
-    def _on_disconnect(self, *_arguments: Any) -> None:
-        self._in_loop(self._now_lost)
+    def _on_disconnect(self, client: Any, *_more: Any) -> None:
+        self._end(client, "the connection ended")
+
+    def _end(self, client: Any, why: str) -> None:
+        # It would try again by itself if this was its first try.
+        client.disconnect()
+        self._in_loop(self._now_lost, client, why)
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Iterable[Any], *_more: Any) -> None:
         self._in_loop(self._now_subscribed, any(_is_failure(code, REFUSED_SUBSCRIPTION) for code in codes))

@@ -207,6 +207,8 @@ def test_what_is_published_while_the_broker_is_away_arrives_when_it_is_back(
             core.broker.publish(f"out/{number}", b"")
         assert not core.broker.has_room(1)
         assert len(core.files) == 5
+        # For longer than the first tries.
+        await asyncio.sleep(1)
         mosquitto.start()
         await until(lambda: len(client.messages) == 5)
         assert [topic for topic, _ in client.messages] == [f"out/{number}" for number in range(3, 8)]
@@ -317,6 +319,23 @@ def test_refused_subscriptions_are_said(
     run(core, test)
 
 
+def test_a_broker_that_starts_after_the_core_is_found(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    core = Core(tmp_path, mosquitto.port, ["in/#"])
+    mosquitto.stop()
+
+    async def test() -> None:
+        await asyncio.sleep(1)
+        mosquitto.start()
+        await until(lambda: core.broker._subscribed)
+        # One client alone: another of the same name would push it out.
+        await asyncio.sleep(1)
+        assert core.broker._connected
+        assert threading.active_count() <= before + 1
+
+    before = threading.active_count()
+    run(core, test)
+
+
 def test_a_stop_without_a_broker_is_quick(tmp_path: Path) -> None:
     core = Core(tmp_path, 1, [])
 
@@ -395,7 +414,7 @@ def test_a_broker_that_refuses_is_asked_again_and_not_in_haste(
 
     async def test() -> None:
         await asyncio.sleep(3)
-        assert 1 <= made <= 3
+        assert 3 <= made <= 7
         mosquitto.stop()
         mosquitto.lines = ["allow_anonymous true"]
         mosquitto.start()
