@@ -10,6 +10,8 @@ role's molecule scenario. A judge counts only if it is content with the project 
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import itertools
 import json
 import os
@@ -18,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -275,20 +276,19 @@ def judge_all(tasks: Iterable[Task], bench: Bench) -> list[Task]:
 
 
 def side_by_side(tasks: Sequence[Task], benches: Sequence[Bench]) -> list[Task]:
-    """Judge tasks on several benches at once: each takes the next one when it is free."""
-    left = iter(tasks)
-    lock = threading.Lock()
+    """Judge tasks on several benches at once: each takes the next one when it is free, until an interruption."""
+    left = collections.deque(tasks)
 
     def taken() -> Iterator[Task]:
-        while True:
-            with lock:
-                task = next(left, None)
-            if task is None:
-                return
-            yield task
+        with contextlib.suppress(IndexError):
+            while True:
+                yield left.popleft()
 
     with ThreadPoolExecutor(len(benches)) as pool:
-        return [task for found in pool.map(lambda bench: judge_all(taken(), bench), benches) for task in found]
+        try:
+            return [task for found in pool.map(lambda bench: judge_all(taken(), bench), benches) for task in found]
+        finally:
+            left.clear()
 
 
 def main(arguments: Sequence[str]) -> int:
