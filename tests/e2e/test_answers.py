@@ -352,8 +352,11 @@ print(json.dumps([Client().ask("/article/request", b"{}"), units]))
 
 
 @contextmanager
-def unplugged(host: str) -> Iterator[None]:
-    """Take a virtual Pi's network away, all but loopback, from outside."""
+def unplugged(host: str) -> Iterator[list[str]]:
+    """Take a virtual Pi's network away, all but loopback, from outside; its broker goes on looking for its cloud.
+
+    Gives the command that runs another one among its files.
+    """
     engine = "podman"
     name = f"{os.environ['E2E_FLEET']}-{host}"
     inspect = [engine, "inspect", "--format", "{{.State.Pid}}", name]
@@ -362,7 +365,7 @@ def unplugged(host: str) -> Iterator[None]:
     routes = subprocess.run([*enter, "route", "show", "default"], check=True, capture_output=True, text=True).stdout
     subprocess.run([*enter, "link", "set", "eth0", "down"], check=True)
     try:
-        yield
+        yield ["nsenter", f"--target={pid}", "--mount"]
     finally:
         subprocess.run([*enter, "link", "set", "eth0", "up"], check=True)
         subprocess.run([*enter, "route", "replace", *routes.split()], check=True)
@@ -375,7 +378,8 @@ client = Client()
 result = {}
 result["up"] = Path("/sys/class/net/eth0/operstate").read_text().strip()
 result["answers"] = [client.ask() for _ in range(3)]
-Path("/run/unplugged.json").write_text(json.dumps(result))
+Path("/run/unplugged.part").write_text(json.dumps(result))
+Path("/run/unplugged.part").rename("/run/unplugged.json")
 """
     start = (
         "import subprocess, pathlib\n"
@@ -384,8 +388,11 @@ Path("/run/unplugged.json").write_text(json.dumps(result))
         "subprocess.run(['systemd-run', '--quiet', '--collect', '/usr/bin/python3', '/run/unplugged.py'], check=True)\n"
     )
     fleet.root(host, start)
-    with unplugged(host):
-        time.sleep(8)
+    with unplugged(host) as among_its_files:
+        deadline = time.monotonic() + 90
+        while subprocess.run([*among_its_files, "test", "-e", "/run/unplugged.json"], check=False).returncode != 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
     result = json.loads(fleet.root(host, "print(open('/run/unplugged.json').read())"))
     assert result["up"] == "down"
     assert [answer["topic"] for answer in result["answers"]] == [RESPONSE] * 3
