@@ -15,6 +15,8 @@ from typing import Any
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.camera_probe import check_camera
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import check_first_boot
+from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import check_host_key, check_hostname
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import check_cmdline, check_memory_controller
 from ansible_collections.edge.pi_fleet.plugins.module_utils.listening import check_listening, check_loopback
 from ansible_collections.edge.pi_fleet.plugins.module_utils.question import check_answer
@@ -142,6 +144,9 @@ CHECKS: dict[str, Callable[[Device, Mapping[str, Any]], Found]] = {
     "camera": lambda device, wanted: check_camera(wanted["user"]),
     "listening": lambda device, wanted: check_listening(device, wanted["port"], wanted["addresses"]),
     "loopback": lambda device, wanted: check_loopback(device, wanted["port"]),
+    "host_key": lambda device, wanted: check_host_key(device, wanted["key"]),
+    "hostname": lambda device, wanted: check_hostname(device, wanted["name"]),
+    "first_boot": lambda device, wanted: check_first_boot(device),
     "answer": lambda device, wanted: check_answer(wanted),
 }
 

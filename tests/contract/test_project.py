@@ -112,7 +112,8 @@ def test_the_example_inventory_opens_and_holds_inputs_only(tmp_path: Path) -> No
     for host in found.values():
         assert host["ansible_become_password"] == "{{ vault_become_password }}"
         assert host["vault_become_password"]
-        assert "StrictHostKeyChecking" not in str(host)
+        assert set(re.findall(r"StrictHostKeyChecking\W+(\w+)", str(host))) == {"yes"}
+        assert re.search(r"UserKnownHostsFile={{ inventory_dir }}/known_hosts\b", host["ansible_ssh_common_args"])
     for path in files("inventory/example/group_vars"):
         if path.stem in ROLES:
             specs = read_yaml(f"roles/{path.stem}/meta/argument_specs.yml")["argument_specs"]["main"]

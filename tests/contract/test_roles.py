@@ -26,8 +26,21 @@ from tools import docs
 
 RESTORE = "Put the former swap size back, now that the installs are over"
 
+# Roles that speak to a device before all others, whatever tags are asked for.
+FIRST = ("preflight", "contact")
+
 # What a role tells others of itself, in a file of its own that does nothing else.
 FACTS = {"verify.yml": "checks", "group.yml": "group"}
+
+
+# Roles that a scenario of another name is about: playbooks whose work is one story.
+ELSEWHERE = {
+    "virtual_pi": "default",
+    "contact": "preflight",
+    "identity": "firstboot",
+    "card": "firstboot",
+    "bootstrap": "firstboot",
+}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -55,7 +68,7 @@ def test_every_default_has_a_comment(role: str) -> None:
 def test_a_role_has_its_files(role: str) -> None:
     assert read_yaml(f"roles/{role}/meta/main.yml")["galaxy_info"]["description"]
     assert read(f"roles/{role}/README.md").startswith(f"# {role}\n")
-    scenario = "default" if role == "virtual_pi" else role
+    scenario = ELSEWHERE.get(role, role)
     assert (ROOT / "molecule" / scenario / "molecule.yml").is_file()
 
 
@@ -147,7 +160,7 @@ def test_plays_list_roles_each_with_the_tag_of_its_name(path: Path) -> None:
         for entry in play["roles"]:
             name = entry["role"].removeprefix("edge.pi_fleet.")
             assert name in ROLES
-            assert entry == {"role": f"edge.pi_fleet.{name}", "tags": ["always" if name == "preflight" else name]}
+            assert entry == {"role": f"edge.pi_fleet.{name}", "tags": ["always" if name in FIRST else name]}
 
 
 def test_preflight_knows_all_roles_of_site() -> None:
@@ -192,4 +205,4 @@ def test_a_module_documents_itself(module: str) -> None:
 
 def test_roles_on_devices_do_not_take_the_one_that_makes_virtual_pis() -> None:
     assert "virtual_pi" not in site_roles()
-    assert set(ON_DEVICES) == {*site_roles(), "verify", "classify"}
+    assert set(ON_DEVICES) == {*site_roles(), "contact", "verify", "classify"}
