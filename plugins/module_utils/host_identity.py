@@ -120,19 +120,16 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """What was found and wanted, and how to decide; for `known` there is nothing to decide."""
+        """What was found and wanted, and how to decide."""
         if self.state == UNREACHABLE:
             return (
                 f"{self.host} does not answer at {self.address} ({self.reason}): check its power, network and address,"
                 " then run again."
             )
-        if self.state == KNOWN:
-            return f"{self.host} ({self.address}) answers with its known host key {self.fingerprint}."
-        if self.state == REIMAGED:
+        if self.state in (KNOWN, REIMAGED):
             return (
-                f"{self.host} ({self.address}) answers with the host key {self.fingerprint} of its identity, so it is"
-                " ours, and ssh does not take it: let ssh read the known_hosts of this inventory"
-                " (ansible_ssh_common_args, as in inventory/example)."
+                f"{self.host} ({self.address}) answers with its own host key {self.fingerprint}: if ssh does not take it,"
+                " let ssh read the known_hosts of this inventory (ansible_ssh_common_args, as in inventory/example)."
             )
         begin = (
             f"{self.host} ({self.address}) answers with a host key that is not the known one: found is"

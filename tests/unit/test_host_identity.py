@@ -144,9 +144,12 @@ FINGERPRINT = KEY.fingerprint
             Answer("pi-1", "a:22", "foreign", KEY, Wanted(others={"pi-2": [KEY]})),
             ["and pi-2 has the one found: correct ansible_host of pi-1 or pi-2"],
         ),
-        (Answer("pi-1", "a:22", "reimaged", KEY, Wanted(seeded=[KEY])), [f"host key {FINGERPRINT} of its identity"]),
+        (
+            Answer("pi-1", "a:22", "reimaged", KEY, Wanted(seeded=[KEY])),
+            [f"its own host key {FINGERPRINT}: if ssh does not"],
+        ),
         (Answer("pi-1", "a:22", "unreachable", reason="Connection refused"), ["does not answer at a:22 (Connection"]),
-        (Answer("pi-1", "a:22", "known", KEY, Wanted(known=[KEY])), [f"its known host key {FINGERPRINT}"]),
+        (Answer("pi-1", "a:22", "known", KEY, Wanted(known=[KEY])), [f"its own host key {FINGERPRINT}"]),
     ],
 )
 def test_the_sentence_says_what_was_found_and_wanted_and_how_to_decide(answer: Answer, parts: list[str]) -> None:

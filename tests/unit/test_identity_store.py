@@ -143,10 +143,8 @@ def test_secrets_are_returned_on_request_and_not_logged(tmp_path: Path) -> None:
 
 
 def test_role_inputs_say_where_the_store_is(tmp_path: Path) -> None:
-    variables: dict[str, Any] = {
-        "identity_store": str(tmp_path / "elsewhere"),
-        "identity_known_hosts": str(tmp_path / "known"),
-    }
+    places = {"identity_store": "elsewhere", "identity_known_hosts": "known"}
+    variables: dict[str, Any] = {name: str(tmp_path / place) for name, place in places.items()}
     act(identity_store.ActionModule, tmp_path, {"state": "present", "record": True}, None, **variables)
     assert (tmp_path / "elsewhere" / "pi-1.yml").is_file()
     assert (tmp_path / "known").is_file()
