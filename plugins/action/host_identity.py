@@ -45,6 +45,7 @@ class ActionModule(ActionBase):
             "key": answer.found.line if answer.found else "",
             "fingerprint": answer.fingerprint,
             "wanted": answer.wanted.fingerprint,
+            "owner": answer.wanted.owner(answer.found) if answer.found else "",
             "recorded": changed or answer.state == "known",
             "sentence": answer.sentence,
         }

@@ -25,7 +25,7 @@ class ActionModule(ActionBase):
         _, given = self.validate_argument_spec(
             argument_spec={
                 "state": {"choices": ["read", "present"], "default": "read"},
-                "hostname": {"type": "str", "default": host},
+                "hostname": {"type": "str", "default": self._hostname(variables)},
                 "credentials": {"type": "dict", "default": {}},
                 "record": {"type": "bool", "default": False},
                 "secrets": {"type": "bool", "default": False},
@@ -60,3 +60,7 @@ class ActionModule(ActionBase):
             result["credentials"] = {name: dict(values) for name, values in identity.credentials.items()}
             result["_ansible_no_log"] = True
         return result
+
+    def _hostname(self, variables: dict[str, Any]) -> str:
+        """Return the host name that role identity's input says, else the name in the inventory."""
+        return str(self._templar.template(variables.get("identity_hostname", variables["inventory_hostname"])))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ def virtual_pi_instances(names: Iterable[str], hostvars: Mapping[str, Mapping[st
             "architecture": hostvars[name].get("virtual_pi_architecture", ""),
             "packages": hostvars[name].get("virtual_pi_packages", []),
             "image": hostvars[name].get("virtual_pi_image", ""),
+            "files": hostvars[name].get("virtual_pi_files", []),
         }
         for name in names
     ]
@@ -39,9 +42,17 @@ def answers_table(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]
     return [*lines, *notes]
 
 
+def wifi_psk(password: str, ssid: str) -> str:
+    """Return the key that a Wi-Fi derives from its password: see DOCUMENTATION beside this file."""
+    if re.fullmatch(r"[0-9a-fA-F]{64}", password):
+        return password.lower()
+    # IEEE 802.11i-2004, H.4.
+    return hashlib.pbkdf2_hmac("sha1", password.encode(), ssid.encode(), 4096, 32).hex()
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"answers_table": answers_table, "virtual_pi_instances": virtual_pi_instances}
+        return {"answers_table": answers_table, "virtual_pi_instances": virtual_pi_instances, "wifi_psk": wifi_psk}

@@ -128,8 +128,8 @@ class Answer:
             )
         if self.state in (KNOWN, REIMAGED):
             return (
-                f"{self.host} ({self.address}) answers with its own host key {self.fingerprint}: if ssh does not take it,"
-                " let ssh read the known_hosts of this inventory (ansible_ssh_common_args, as in inventory/example)."
+                f"{self.host} ({self.address}) answers with its own host key {self.fingerprint}: if ssh does not take"
+                " it, let ssh read this inventory's known_hosts (ansible_ssh_common_args, as in inventory/example)."
             )
         begin = (
             f"{self.host} ({self.address}) answers with a host key that is not the known one: found is"

@@ -67,6 +67,8 @@ class Instance:
     image: str
     key: str = ""
     """Fingerprint of the SSH key that may log in: with another key it could not be entered."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Folders here, and the folders of the virtual Pi over which they are copied before its first start."""
 
     @property
     def container(self) -> str:
@@ -334,8 +336,15 @@ def free_port() -> int:
 
 
 def create(engine: Engine, instance: Instance, password: str, public_key: str) -> None:
-    """Make a virtual Pi, with the seed that its first boot reads: a password and an SSH key for its first user."""
+    """Make a virtual Pi, with the seed that its first boot reads: a password and an SSH key for its first user.
+
+    Where it is given files of its own, they are its seed.
+    """
     engine.call("create", *engine.create_arguments(instance, free_port()))
+    for source, destination in instance.files:
+        engine.call("cp", f"{source}/.", f"{instance.container}:{destination}")
+    if instance.files:
+        return
     with tempfile.NamedTemporaryFile("w", prefix="pi-fleet-seed-") as seed:
         seed.write(f"{USER}:{password}\n{public_key}\n")
         seed.flush()

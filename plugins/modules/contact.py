@@ -13,6 +13,11 @@ description:
     known one, a login or a password of sudo that is refused, a device that does not answer.
   - A host key that is that of the device's identity (M(edge.pi_fleet.identity_store)) and is not in the inventory's
     known_hosts is written there. No other key is taken.
+options:
+  by_key:
+    description: Whether to log in anew, by key alone, whatever connection stands and whatever password was given.
+    type: bool
+    default: false
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:

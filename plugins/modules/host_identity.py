@@ -84,6 +84,10 @@ wanted:
   description: The fingerprint of the key that is known; empty if none is.
   type: str
   returned: success
+owner:
+  description: The other device that known_hosts has this key for; empty if none.
+  type: str
+  returned: success
 recorded:
   description: Whether known_hosts has the key that answers, or would have in check mode.
   type: bool

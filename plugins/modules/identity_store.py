@@ -20,7 +20,7 @@ options:
     choices: [read, present]
     default: read
   hostname:
-    description: Host name of an identity that is made; the name in the inventory if not given.
+    description: Host name of an identity that is made; C(identity_hostname), or that in the inventory, if not given.
     type: str
   credentials:
     description:

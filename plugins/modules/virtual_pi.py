@@ -51,6 +51,22 @@ options:
         description: Image to start from instead of a blank card, made by M(edge.pi_fleet.virtual_pi_snapshot).
         type: str
         default: ""
+      files:
+        description:
+          - Folders to copy over its file system before its first start. With any, they are what lets the first user in;
+            the module gives it neither I(password) nor key.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          src:
+            description: Folder on the control node.
+            type: path
+            required: true
+          dest:
+            description: Folder of the virtual Pi.
+            type: str
+            required: true
   recipe:
     description: Folder of the images' recipe (packages.txt, customize.sh and the files to drop).
     type: path
@@ -160,6 +176,15 @@ def main() -> None:
                     "architecture": {"type": "str", "choices": ["", *ARCHITECTURES], "default": ""},
                     "packages": {"type": "list", "elements": "str", "default": []},
                     "image": {"type": "str", "default": ""},
+                    "files": {
+                        "type": "list",
+                        "elements": "dict",
+                        "default": [],
+                        "options": {
+                            "src": {"type": "path", "required": True},
+                            "dest": {"type": "str", "required": True},
+                        },
+                    },
                 },
             },
             "recipe": {"type": "path", "required": True},
@@ -227,7 +252,13 @@ def converge(module: AnsibleModule, host: Host, engine: Engine) -> None:
     key = Path(module.params["private_key"] or "/nonexistent")
     public_key = key.with_suffix(".pub").read_text().strip() if images else ""
     wanted = [
-        Instance(fleet, item["name"], image.name, fingerprint(public_key))
+        Instance(
+            fleet,
+            item["name"],
+            image.name,
+            fingerprint(public_key),
+            tuple((each["src"], each["dest"]) for each in item["files"]),
+        )
         for item, image in zip(module.params["instances"], images, strict=True)
     ]
 

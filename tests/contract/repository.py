@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
-ON_DEVICES = [role for role in ROLES if role != "virtual_pi"]
+ON_DEVICES = [role for role in ROLES if role not in ("card", "virtual_pi")]
 
 # What a task may have besides its module.
 KEYWORDS = {

@@ -203,6 +203,6 @@ def test_a_module_documents_itself(module: str) -> None:
     assert documentation["attributes"]["check_mode"]["support"] in ("full", "partial", "none")
 
 
-def test_roles_on_devices_do_not_take_the_one_that_makes_virtual_pis() -> None:
-    assert "virtual_pi" not in site_roles()
-    assert set(ON_DEVICES) == {*site_roles(), "contact", "verify", "classify"}
+def test_roles_on_devices_do_not_take_those_of_the_control_node() -> None:
+    assert not {"card", "virtual_pi"} & set(site_roles())
+    assert set(ON_DEVICES) == {*site_roles(), "bootstrap", "contact", "verify", "classify"}

@@ -63,7 +63,7 @@ def test_an_ssh_that_reads_another_known_hosts_is_told_of(
 ) -> None:
     result, _ = speak(tmp_path, monkeypatch, own, UNKNOWN, UNKNOWN)
     assert result["unreachable"]
-    assert "if ssh does not take it, let ssh read the known_hosts of this inventory" in result["msg"]
+    assert "if ssh does not take it, let ssh read this inventory's known_hosts" in result["msg"]
 
 
 def test_an_unknown_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: HostKey) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.edge.pi_fleet.plugins.filter.fleet import FilterModule, answers_table, virtual_pi_instances
+from ansible_collections.edge.pi_fleet.plugins.filter.fleet import (
+    FilterModule,
+    answers_table,
+    virtual_pi_instances,
+    wifi_psk,
+)
 
 
 def test_instances_in_the_order_of_the_names_with_what_is_left_out() -> None:
@@ -15,13 +20,20 @@ def test_instances_in_the_order_of_the_names_with_what_is_left_out() -> None:
             "virtual_pi_release": "bookworm",
             "virtual_pi_architecture": "armhf",
             "virtual_pi_packages": ["mosquitto"],
+            "virtual_pi_files": [{"src": "card", "dest": "/boot/firmware"}],
             "swap_size": 100,
         },
         "elsewhere": {},
     }
     assert virtual_pi_instances(["kitchen", "bar"], hostvars) == [
-        {"name": "kitchen", "release": "trixie", "architecture": "", "packages": []},
-        {"name": "bar", "release": "bookworm", "architecture": "armhf", "packages": ["mosquitto"]},
+        {"name": "kitchen", "release": "trixie", "architecture": "", "packages": [], "files": []},
+        {
+            "name": "bar",
+            "release": "bookworm",
+            "architecture": "armhf",
+            "packages": ["mosquitto"],
+            "files": [{"src": "card", "dest": "/boot/firmware"}],
+        },
     ]
     assert virtual_pi_instances([], hostvars) == []
 
@@ -64,4 +76,18 @@ def test_the_table_of_nobody_is_its_heading() -> None:
 
 
 def test_ansible_finds_the_filters() -> None:
-    assert FilterModule().filters() == {"answers_table": answers_table, "virtual_pi_instances": virtual_pi_instances}
+    filters = {"answers_table": answers_table, "virtual_pi_instances": virtual_pi_instances, "wifi_psk": wifi_psk}
+    assert FilterModule().filters() == filters
+
+
+@pytest.mark.parametrize(
+    ("ssid", "password", "key"),
+    [
+        # IEEE 802.11i-2004, H.4.3.
+        ("IEEE", "password", "f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e"),
+        ("ThisIsASSID", "ThisIsAPassword", "0dc0d6eb90555ed6419756b9a15ec3e3209b63df707dd508d14581f8982721af"),
+        ("any", "AB" * 32, "ab" * 32),
+    ],
+)
+def test_a_wifi_derives_its_key_from_its_name_and_password(ssid: str, password: str, key: str) -> None:
+    assert wifi_psk(password, ssid) == key

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -373,6 +374,14 @@ def test_a_virtual_pi_is_made_with_its_seed() -> None:
     assert seeds == ["pi:secret\nssh-ed25519 AAAA me\n"]
     assert played.calls[1][-1] == "fleet-kitchen:/boot/firmware/virtual-pi-seed"
     assert not [word for call in played.calls for word in call if "secret" in word]
+
+
+def test_files_of_its_own_are_its_seed() -> None:
+    played = Played({})
+    seeded = replace(KITCHEN, files=(("/cards/kitchen", "/boot/firmware"), ("/overlay", "/")))
+    virtual_pi.create(Engine("podman", LAPTOP, played), seeded, "secret", "ssh-ed25519 AAAA me")
+    copies = [call[-2:] for call in played.calls if "cp" in call]
+    assert copies == [["/cards/kitchen/.", "fleet-kitchen:/boot/firmware"], ["/overlay/.", "fleet-kitchen:/"]]
 
 
 def booting(*states: str | VirtualPiError) -> Played:
