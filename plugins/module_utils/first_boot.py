@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, remove, sync
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, remove, sync, write_text
 
 BOOT = ("/boot/firmware", "/boot")
 SEEDS = ("user-data", "network-config", "vendor-data", "userconf.txt", "userconf", "firstrun.sh", "custom.toml")
@@ -24,6 +24,9 @@ CLOUD_INIT = "/var/lib/cloud"
 # Copies of user-data, and Python objects that hold it.
 COPIES = re.compile(r"(user-data|vendor-data|vendor-data2|cloud-config|cloud_config|network-config)[\w.-]*|obj\.pkl")
 FINISHED = "instance/boot-finished"
+LOG = "/var/log/cloud-init.log"
+# cloud-init logs the whole of what netplan is given.
+LOGGED = re.compile(r"((?:password|psk)\W{1,6})[0-9a-f]{64}\b")
 
 SECRET = re.compile(
     r"PRIVATE KEY-----"
@@ -50,6 +53,9 @@ class FirstBoot:
         """Remove the secrets; a run killed in between goes on with the next one."""
         for name in self.left():
             path = self.device.path(name)
+            if name == LOG:
+                write_text(path, LOGGED.sub(r"\1(removed)", read_text(path) or ""))
+                continue
             after = path.with_name(path.name + AFTER)
             if after.exists():
                 after.replace(path)
@@ -61,10 +67,11 @@ class FirstBoot:
         seeds = [self.device.path(f"{folder}/{name}") for folder in BOOT for name in SEEDS]
         instances = sorted(self.device.path(CLOUD_INIT).glob("instances/*/*"))
         copies = [path for path in instances if COPIES.fullmatch(path.name)]
-        return [path for path in [*seeds, *copies] if path.is_file()]
+        return [path for path in [*seeds, *copies, self.device.path(LOG)] if path.is_file()]
 
     def _secret(self, path: Path) -> bool:
-        return SECRET.search(read_text(path) or "") is not None
+        pattern = LOGGED if self.device.name(path) == LOG else SECRET
+        return pattern.search(read_text(path) or "") is not None
 
     def _running(self) -> bool:
         """Say whether cloud-init's first boot has begun and not ended: it still reads what it copied."""

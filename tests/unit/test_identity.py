@@ -187,8 +187,9 @@ def test_the_secrets_of_a_seed_go_after_the_first_boot(pi: Pi) -> None:
     pi.write("/boot/firmware/pi-fleet-card.txt", "kitchen\n")
     assert FirstBoot(pi.device).left() == [], "cloud-init still reads them"
     pi.write(f"{INSTANCE}/boot-finished", "")
+    pi.write("/var/log/cloud-init.log", f"reading\nnetplan: {{'password': '{'ab' * 32}'}}\nsha256 {'ab' * 32}\n")
     copies = [f"{INSTANCE}/{name}" for name in ("cloud-config.txt", "obj.pkl", "user-data.txt", "user-data.txt.i")]
-    left = ["/boot/firmware/user-data", "/boot/firmware/network-config", *copies]
+    left = ["/boot/firmware/user-data", "/boot/firmware/network-config", *copies, "/var/log/cloud-init.log"]
     assert FirstBoot(pi.device).left() == left
     assert check_first_boot(pi.device) == (False, ", ".join(left), "none")
     FirstBoot(pi.device).clean()
@@ -196,6 +197,7 @@ def test_the_secrets_of_a_seed_go_after_the_first_boot(pi: Pi) -> None:
     assert pi.read("/boot/firmware/user-data") == "#cloud-config\nhostname: kitchen\n"
     assert not (pi.root / "boot/firmware/network-config").exists()
     assert pi.read("/boot/firmware/meta-data") == "instance-id: pi-fleet\n"
+    assert pi.read("/var/log/cloud-init.log") == f"reading\nnetplan: {{'password': '(removed)'}}\nsha256 {'ab' * 32}\n"
     assert (pi.root / f"{INSTANCE.lstrip('/')}/sem/config_ssh").exists()
 
 
