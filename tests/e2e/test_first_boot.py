@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ import yaml
 from ansible_collections.edge.pi_fleet.plugins.module_utils.host_key import known_keys
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import Engine, Host
 
-from tests.e2e.conftest import PROJECT, Fleet
+from tests.e2e.conftest import PROJECT, Fleet, Run
 from tests.e2e.test_refusals import sentence
 
 FLEET = os.environ.get("E2E_FLEET", "molecule-firstboot")
@@ -275,6 +276,27 @@ def test_an_unknown_key_is_refused_by_every_playbook(site: Site, playbook: str) 
     assert not any(run.changed.values())
 
 
+def bootstrap_at_a_terminal(site: Site, typed: str, *arguments: str) -> Run:
+    """Run bootstrap.yml where a person sits, who types this when asked."""
+    command = site.fleet.command("playbooks/bootstrap.yml", "--limit", BLANK, *arguments)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(site.fleet.project)
+        os.execvpe(command[0], command, site.fleet.environment())
+    printed, answered = "", False
+    while True:
+        try:
+            printed += os.read(terminal, 4096).decode(errors="replace")
+        except OSError:
+            break
+        if not answered and "Type yes if you have compared them" in printed:
+            time.sleep(1)
+            os.write(terminal, f"{typed}\r".encode())
+            answered = True
+    os.close(terminal)
+    return Run(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), printed.replace("\r\n", "\n"))
+
+
 def test_first_contact_without_a_card(site: Site) -> None:
     """A key that nobody confirms is refused; a confirmed one is recorded once, and the password's login is over."""
     limit = ("--limit", BLANK)
@@ -282,18 +304,25 @@ def test_first_contact_without_a_card(site: Site) -> None:
     key = ("-e", f"ansible_ssh_private_key_file={site.key}")
     # The virtual Pi knows the key of its making; the device of this test knows none.
     site.root_by_password(BLANK, "rm /home/pi/.ssh/authorized_keys")
+    known_hosts = site.inventory / "known_hosts"
+    recorded = known_hosts.read_text()
     unasked = site.fleet.playbook("playbooks/bootstrap.yml", *limit, *password)
     assert unasked.code != 0
     assert f"found is {fingerprint(site)}" in sentence(unasked.output)
-    wrong = site.fleet.playbook(
-        "playbooks/bootstrap.yml", *limit, *password, "-e", f"bootstrap_fingerprint=SHA256:{'A' * 43}"
-    )
+    other = ("-e", f"bootstrap_fingerprint=SHA256:{'A' * 43}")
+    wrong = site.fleet.playbook("playbooks/bootstrap.yml", *limit, *password, *other)
     assert "and bootstrap_fingerprint is SHA256:AAAA" in sentence(wrong.output)
-    assert BLANK not in known_keys(site.inventory / "known_hosts")
-    run = site.fleet.playbook(
-        "playbooks/bootstrap.yml", *limit, *password, *key, "-e", f"bootstrap_fingerprint={fingerprint(site)}"
-    )
+    assert bootstrap_at_a_terminal(site, "no", *password, *key).code != 0
+    assert known_hosts.read_text() == recorded
+    # The fingerprint that was read on the device is asked for once, whatever stops the run then.
+    right = ("-e", f"bootstrap_fingerprint={fingerprint(site)}")
+    stopped = site.fleet.playbook("playbooks/bootstrap.yml", *limit, *key, "-e", "ansible_password=wrong", *right)
+    assert "refuses the login of pi" in sentence(stopped.output)
+    assert known_keys(known_hosts)[BLANK][0].fingerprint == fingerprint(site)
+    known_hosts.write_text(recorded)
+    run = bootstrap_at_a_terminal(site, "yes", *password, *key)
     assert run.code == 0, run.output
+    assert fingerprint(site) in run.output
     assert not [secret for secret in (PASSWORD, *site.private_keys().values()) if secret in run.output]
     (known,) = known_keys(site.inventory / "known_hosts")[BLANK]
     assert known.fingerprint != fingerprint(site), "the identity's, not the image's"
