@@ -32,6 +32,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("block", "rescue", "always")
 BENCHES = 2
+# Roles whose molecule scenario has another name.
+SCENARIOS = {"identity": "firstboot"}
 Trail = tuple[str | int, ...]
 """Where a task is in its file: indexes of lists and the parts of blocks."""
 
@@ -227,8 +229,9 @@ class Bench:
             # 5 says that no test has the role's name.
             return self.run(*test, E2E_INVENTORY=str(self.inventory), E2E_PROJECT=str(project)) not in (0, 5)
         config = f"--base-config={project / '.config' / 'molecule' / 'config.yml'}"
-        self.made.add(f"{self.fleet}-{role}")
-        test = ["molecule", config, "test", "--destroy=always", f"--scenario-name={role}"]
+        scenario = SCENARIOS.get(role, role)
+        self.made.add(f"{self.fleet}-{scenario}")
+        test = ["molecule", config, "test", "--destroy=always", f"--scenario-name={scenario}"]
         return self.run(*test, project=project, PI_FLEET_PREFIX=self.fleet) != 0
 
     def first_to_notice(self, task: Task) -> str | None:

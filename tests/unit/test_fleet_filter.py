@@ -26,12 +26,13 @@ def test_instances_in_the_order_of_the_names_with_what_is_left_out() -> None:
         "elsewhere": {},
     }
     assert virtual_pi_instances(["kitchen", "bar"], hostvars) == [
-        {"name": "kitchen", "release": "trixie", "architecture": "", "packages": [], "files": []},
+        {"name": "kitchen", "release": "trixie", "architecture": "", "packages": [], "image": "", "files": []},
         {
             "name": "bar",
             "release": "bookworm",
             "architecture": "armhf",
             "packages": ["mosquitto"],
+            "image": "",
             "files": [{"src": "card", "dest": "/boot/firmware"}],
         },
     ]
