@@ -4,7 +4,7 @@
 #                                          with --tests the broker that unit tests talk to (Debian's, on loopback)
 set -eu
 
-packages="make shellcheck python3-venv openssh-client podman runc iptables netavark aardvark-dns uidmap slirp4netns
+packages="make shellcheck python3-venv openssh-client rsync podman runc iptables netavark aardvark-dns uidmap slirp4netns
 fuse-overlayfs mmdebstrap debian-archive-keyring"
 emulation=
 for option in "$@"; do

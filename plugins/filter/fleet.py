@@ -50,9 +50,36 @@ def wifi_psk(password: str, ssid: str) -> str:
     return hashlib.pbkdf2_hmac("sha1", password.encode(), ssid.encode(), 4096, 32).hex()
 
 
+def collect_table(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table that role collect shows: see DOCUMENTATION beside this file."""
+    rows = [("device", "collected", "MiB", "had before", "left", "removed there")]
+    notes = []
+    for name in names:
+        result = hostvars[name].get("__collect", {})
+        if "collected" not in result:
+            notes.append(f"{name}: {result.get('msg') or 'could not be reached'}")
+            continue
+        collected, left, pruned = (str(len(result[key])) for key in ("collected", "left", "pruned"))
+        rows.append((name, collected, f"{result['size'] / 1024**2:.1f}", str(result["had"]), left, pruned))
+        notes += [f"{name}: {picture} {why}; left for the next time" for picture, why in result["left"].items()]
+        notes += [f"{name}: {picture} is kept as {file}, beside another" for picture, file in result["beside"].items()]
+        notes += [f"{name}: {picture} {why}; not removed there" for picture, why in result["kept"].items()]
+    device, *numbers = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [
+        "  ".join([f"{first:<{device}}", *(f"{each:>{width}}" for each, width in zip(rest, numbers, strict=True))])
+        for first, *rest in rows
+    ]
+    return [*lines, *notes]
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"answers_table": answers_table, "virtual_pi_instances": virtual_pi_instances, "wifi_psk": wifi_psk}
+        return {
+            "answers_table": answers_table,
+            "collect_table": collect_table,
+            "virtual_pi_instances": virtual_pi_instances,
+            "wifi_psk": wifi_psk,
+        }

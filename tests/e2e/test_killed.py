@@ -35,6 +35,7 @@ devices:
     camera_source: directory
     camera_directory: {project}/files/photos
     image_classifier_model: {project}/.cache/models/demonstration/model.onnx
+    collect_key: {project}/.cache/molecule/killed/collect
 """
 # What the power would take with it, device and control node alike.
 POWER = """
