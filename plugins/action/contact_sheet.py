@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.edge.pi_fleet.plugins.module_utils.collecting import STATE, CollectError, Ledger, lock
+from ansible_collections.edge.pi_fleet.plugins.module_utils.collecting import CollectError, Ledger, lock
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import write_text
 
 PICTURES = 1000
@@ -69,7 +69,6 @@ class ActionModule(ActionBase):
     @staticmethod
     def _write_down(folder: Path, pictures: list[Any], sheet: str) -> None:
         for host in {picture.host for picture in pictures}:
-            (folder / host / STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
             with lock(folder / host, host):
                 ledger = Ledger.load(folder / host)
                 for picture in pictures:

@@ -164,7 +164,7 @@ class Collector:
             self.report.left = dict(listing.left)
             self.report.collected = self._wanted(Ledger.load(self.folder), listing)
             return self.report
-        (self.folder / STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.folder / STATE)
         with lock(self.folder, self.host) as handle:
             ledger = Ledger.load(self.folder)
             for _ in range(ROUNDS):
@@ -257,7 +257,7 @@ class Collector:
             else:
                 missing.append(name)
         if missing:
-            self._incoming.mkdir(mode=0o700, exist_ok=True)
+            make_private(self._incoming)
             self.device.pull(missing, self._incoming, lock)
         for name in missing:
             arrived, (digest, signature) = self._incoming / name, sums[name]
@@ -294,7 +294,7 @@ class Collector:
         """Give a picture its name, or one beside it where another picture has that; return the name."""
         for candidate in _names(name, digest):
             target = self.folder / candidate
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(target.parent)
             try:
                 target.hardlink_to(arrived)
             except FileExistsError:
@@ -338,6 +338,13 @@ def lock(folder: Path, host: str) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone; one that is there stays as it is."""
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def sha256(path: Path, through: bool = False) -> str:
