@@ -68,26 +68,29 @@ class Ledger:
 
     path: Path
     entries: dict[str, Entry] = field(default_factory=dict)
+    looked: float | None = None
+    """When the device was last asked, in seconds since the epoch."""
 
     @classmethod
     def load(cls, folder: Path) -> Ledger:
         """Read the ledger beside a device's pictures; one that is not there is empty."""
         path = folder / STATE / "ledger.json"
         try:
-            found = json.loads(read_text(path) or '{"pictures": {}}')["pictures"]
-            entries = {name: Entry(**entry) for name, entry in found.items()}
+            found = json.loads(read_text(path) or '{"looked": null, "pictures": {}}')
+            looked = found["looked"]
+            entries = {name: Entry(**entry) for name, entry in found["pictures"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CollectError(
                 f"{path} cannot be read ({error}): move it away, and the next run compares all pictures anew."
             ) from None
         for entry in entries.values():
             entry.signature = as_signature(entry.signature) if entry.signature else None
-        return cls(path, entries)
+        return cls(path, entries, looked)
 
     def save(self) -> None:
         """Write the ledger, whole or not at all."""
         pictures = {name: asdict(entry) for name, entry in sorted(self.entries.items())}
-        write_text(self.path, json.dumps({"pictures": pictures}, indent=1) + "\n", mode=0o600)
+        write_text(self.path, json.dumps({"looked": self.looked, "pictures": pictures}, indent=1) + "\n", mode=0o600)
 
     def standing(self) -> dict[str, Entry]:
         """Return what was on the device at the last look."""
@@ -95,6 +98,7 @@ class Ledger:
 
     def note(self, listing: Listing) -> dict[str, str]:
         """Remember what is no longer on the device; return the former names of what seems to be renamed there."""
+        self.looked = time.time()
         names = {signature[:3]: name for name, signature in listing.pictures.items() if name not in self.entries}
         renamed = {}
         for former, entry in self.standing().items():
@@ -172,7 +176,8 @@ class Collector:
                 self.report.left = dict(listing.left)
                 renamed = ledger.note(listing)
                 self.report.had = self._count_known(ledger, listing)
-                for batch in _batches(self._wanted(ledger, listing), listing):
+                wanted = self._wanted(ledger, listing)
+                for batch in batches({name: listing.pictures[name][1] for name in wanted}):
                     self._take(ledger, renamed, batch, handle)
                     self._progress(len(listing.pictures))
                 if self.report.left == listing.left:
@@ -366,16 +371,13 @@ def _names(name: str, digest: str) -> tuple[str, str]:
     return name, str(path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}"))
 
 
-def _batches(names: Sequence[str], listing: Listing) -> Iterator[list[str]]:
-    """Yield the names in parts that are small enough to be done again."""
+def batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Yield names in parts that are small enough to be done again, by the bytes of each."""
     batch: list[str] = []
-    size = 0
-    for name in names:
-        bytes_of_it = listing.pictures[name][1]
-        if batch and (len(batch) >= BATCH_PICTURES or size + bytes_of_it > BATCH_BYTES):
+    for name, size in sizes.items():
+        if batch and (len(batch) >= BATCH_PICTURES or size + sum(sizes[each] for each in batch) > BATCH_BYTES):
             yield batch
-            batch, size = [], 0
+            batch = []
         batch.append(name)
-        size += bytes_of_it
     if batch:
         yield batch

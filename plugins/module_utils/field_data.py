@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import grp
 import hashlib
 import os
+import pwd
+import shutil
 import signal
 import stat
+import tarfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 FOLDER = "/home/ggc_user/raw_field_data"
+OWNER, GROUP, MODE = "ggc_user", "ggc_group", 0o660
+FOLDER_MODE = 0o2770
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 Signature = tuple[int, int, int, int]
 """Inode, bytes, and the nanoseconds of the last change to the content and to the inode: another one, other content."""
@@ -119,6 +127,26 @@ class FieldData:
                 left[name] = str(error)
         return removed, left
 
+    def put(self, archive: Path) -> tuple[list[str], dict[str, str]]:
+        """Put back the pictures of an archive that are not there; return them, and why others were not.
+
+        They appear whole and at once, and in the place of no other picture.
+        """
+        done, left = [], {}
+        uid, gid = pwd.getpwnam(OWNER).pw_uid, grp.getgrnam(GROUP).gr_gid
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                if content is None or not is_plain(member.name):
+                    raise FieldDataError(f"The archive holds {member.name}, which is no picture: run again.")
+                try:
+                    with self._folder_of(member.name, (uid, gid)) as parent:
+                        if _put(parent, PurePosixPath(member.name).name, content, member.mtime, (uid, gid)):
+                            done.append(member.name)
+                except FileExistsError:
+                    left[member.name] = "is not put back, as the device has another picture of this name"
+        return done, left
+
     def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
         if self.folder.is_symlink() or not self.folder.is_dir():
             raise FieldDataError(f"{self.folder} is no folder, so there is no field data: run site.yml first.")
@@ -137,24 +165,85 @@ class FieldData:
                         yield str(Path(parent, name).relative_to(self.folder)), status
 
     @contextmanager
+    def _folder_of(self, name: str, owner: tuple[int, int] | None = None) -> Iterator[int]:
+        """Give the descriptor of a picture's folder, reached without following a link; `owner`: made if missing."""
+        handles = [os.open(self.folder, FOLDER_FLAGS)]
+        try:
+            for part in PurePosixPath(name).parts[:-1]:
+                made = owner is not None and _make_folder(part, handles[-1])
+                handles.append(os.open(part, FOLDER_FLAGS, dir_fd=handles[-1]))
+                if owner and made:
+                    os.fchown(handles[-1], *owner)
+                    os.fchmod(handles[-1], FOLDER_MODE)
+            yield handles[-1]
+        finally:
+            for handle in reversed(handles):
+                os.close(handle)
+
+    @contextmanager
     def _open(self, name: str) -> Iterator[tuple[int, int]]:
         """Give the descriptors of a picture's folder and of the picture itself, reached without following a link."""
-        *folders, last = PurePosixPath(name).parts
-        handles = [os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)]
         try:
-            for part in folders:
-                handles.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handles[-1]))
-            handles.append(os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handles[-1]))
-            if not stat.S_ISREG(os.fstat(handles[-1]).st_mode):
-                raise FieldDataError(GONE)
-            yield handles[-2], handles[-1]
+            with self._folder_of(name) as parent:
+                handle = os.open(PurePosixPath(name).name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+                try:
+                    if not stat.S_ISREG(os.fstat(handle).st_mode):
+                        raise FieldDataError(GONE)
+                    yield parent, handle
+                finally:
+                    os.close(handle)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
                 raise FieldDataError(GONE) from None
             raise
-        finally:
-            for handle in reversed(handles):
-                os.close(handle)
+
+
+def _make_folder(name: str, parent: int) -> bool:
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _put(parent: int, name: str, content: IO[bytes], mtime: float, owner: tuple[int, int]) -> bool:
+    """Write a picture, unless it is there already; raise FileExistsError where another one has its name."""
+    hidden = f".{name}.part"
+    with suppress(FileNotFoundError):
+        os.unlink(hidden, dir_fd=parent)
+    handle = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
+    try:
+        with open(handle, "r+b", closefd=False) as stream:
+            shutil.copyfileobj(content, stream)
+        os.fchown(handle, *owner)
+        os.fchmod(handle, MODE)
+        os.utime(handle, (mtime, mtime))
+        os.fsync(handle)
+        try:
+            os.link(hidden, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+        except FileExistsError:
+            if _digest_at(parent, name) != _digest(handle):
+                raise
+            return False
+        os.fsync(parent)
+    finally:
+        os.close(handle)
+        os.unlink(hidden, dir_fd=parent)
+    return True
+
+
+def _digest_at(parent: int, name: str) -> str:
+    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+    try:
+        return _digest(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(handle: int) -> str:
+    os.lseek(handle, 0, os.SEEK_SET)
+    with open(handle, "rb", closefd=False) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read(handle: int) -> tuple[str, Signature]:
@@ -162,9 +251,7 @@ def _read(handle: int) -> tuple[str, Signature]:
     if _is_written(handle):
         raise FieldDataError(WRITING)
     before = signature(os.fstat(handle))
-    os.lseek(handle, 0, os.SEEK_SET)
-    with open(handle, "rb", closefd=False) as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = _digest(handle)
     if signature(os.fstat(handle)) != before:
         raise FieldDataError(CHANGED)
     return digest, before

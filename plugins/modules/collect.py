@@ -32,7 +32,7 @@ options:
   user:
     description: User on the device that rsync logs in as.
     type: str
-    required: true
+    default: collect
   key:
     description: That user's private SSH key on the control node.
     type: path
@@ -65,7 +65,6 @@ EXAMPLES = r"""
   edge.pi_fleet.collect:
     path: "{{ inventory_dir }}/field_data/{{ inventory_hostname }}"
     labeled_path: "{{ inventory_dir }}/labeled_field_data"
-    user: collect
     key: "{{ inventory_dir }}/keys/collect"
     min_age: 60
 """

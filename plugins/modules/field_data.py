@@ -10,7 +10,7 @@ short_description: Say which field data a device has, and remove what was collec
 version_added: 0.1.0
 description:
   - Lists the pictures in the folder of the field data, says the SHA-256 of those that are named, or removes those whose
-    SHA-256 still is the given one.
+    SHA-256 still is the given one, or puts pictures back that a reimaged card lost.
   - Hidden files, which are pictures that are being written, are no field data yet. A picture that somebody has open for
     writing has no sum and is not removed. Links are not followed.
   - M(edge.pi_fleet.collect) asks it, on the control node's behalf.
@@ -26,6 +26,9 @@ options:
   remove:
     description: SHA-256 of the pictures that are to be removed, by name. Nothing is listed then.
     type: dict
+  put:
+    description: An archive on the device with pictures that are to be put back. Nothing is listed then.
+    type: path
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
@@ -57,6 +60,11 @@ sums:
   description: By name a list of the SHA-256 and what V(pictures) says of it.
   type: dict
   returned: when sums are asked for
+done:
+  description: Names of the pictures that were put back.
+  type: list
+  elements: str
+  returned: when pictures are put back
 removed:
   description: Names of the pictures that were removed, or would be in check mode.
   type: list
@@ -68,6 +76,7 @@ left:
   returned: success
 """
 
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -81,8 +90,9 @@ def main() -> None:
             "min_age": {"type": "int", "default": 0},
             "sums": {"type": "list", "elements": "str"},
             "remove": {"type": "dict"},
+            "put": {"type": "path"},
         },
-        mutually_exclusive=[("sums", "remove")],
+        mutually_exclusive=[("sums", "remove", "put")],
         supports_check_mode=True,
     )
     wanted, field_data = module.params, FieldData()
@@ -92,6 +102,8 @@ def main() -> None:
             result["removed"], result["left"] = field_data.remove(wanted["remove"], module.check_mode)
         elif wanted["sums"] is not None:
             result["sums"], result["left"] = field_data.sums(wanted["sums"])
+        elif wanted["put"] is not None:
+            result["done"], result["left"] = ([], {}) if module.check_mode else field_data.put(Path(wanted["put"]))
         else:
             found = field_data.find(wanted["min_age"])
             result["pictures"], result["left"] = found.pictures, found.left
@@ -99,7 +111,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"The field data cannot be read ({error}): mend it and run again.")
-    module.exit_json(changed=bool(result.get("removed")), **result)
+    module.exit_json(changed=bool(result.get("removed") or result.get("done")), **result)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,19 @@ ON_DEVICES = [role for role in ROLES if role not in ("card", "virtual_pi")]
 # What a task may have besides its module.
 KEYWORDS = {
     *("args", "async", "become", "become_user", "changed_when", "check_mode", "delay", "delegate_to", "diff"),
-    *("environment", "failed_when", "loop", "loop_control", "name", "no_log", "notify", "poll", "register", "retries"),
+    *(
+        "environment",
+        "failed_when",
+        "loop",
+        "loop_control",
+        "module_defaults",
+        "name",
+        "no_log",
+        "notify",
+        "poll",
+        "register",
+        "retries",
+    ),
     *("run_once", "tags", "throttle", "until", "vars", "when", "block", "rescue", "always"),
 }
 

@@ -98,7 +98,8 @@ def taken_by(role: str) -> set[str]:
     if role not in ROLES:
         return set()
     used = " ".join(path.read_text() for path in files(f"roles/{role}") if path.suffix in (".yml", ".j2"))
-    given = set(re.findall(rf"\b__{role}_\w+", used)) - set(read_yaml(f"roles/{role}/vars/main.yml"))
+    path = f"roles/{role}/vars/main.yml"
+    given = set(re.findall(rf"\b__{role}_\w+", used)) - set(read_yaml(path) if (ROOT / path).exists() else {})
     return given | inputs(role).keys()
 
 
@@ -167,6 +168,10 @@ def test_preflight_knows_all_roles_of_site() -> None:
     assert read_yaml("roles/preflight/vars/main.yml")["__preflight_roles"] == site_roles()
 
 
+def test_reimaging_takes_all_roles_of_site() -> None:
+    assert read_yaml("roles/reimage/vars/main.yml")["__reimage_roles"] == site_roles()
+
+
 def test_preflight_lets_every_role_validate_that_can() -> None:
     validating = [role for role in site_roles() if (ROOT / f"roles/{role}/tasks/validate.yml").exists()]
     assert read_yaml("roles/preflight/vars/main.yml")["__preflight_validating_roles"] == validating
@@ -205,4 +210,4 @@ def test_a_module_documents_itself(module: str) -> None:
 
 def test_roles_on_devices_do_not_take_those_of_the_control_node() -> None:
     assert not {"card", "virtual_pi"} & set(site_roles())
-    assert set(ON_DEVICES) == {*site_roles(), "bootstrap", "contact", "verify", "classify"}
+    assert set(ON_DEVICES) == {*site_roles(), "bootstrap", "contact", "verify", "classify", "reimage"}

@@ -254,7 +254,9 @@ def test_a_picture_that_was_changed_after_it_was_collected_stays_there(pi: Pi, h
     assert pictures(pi.folder) == {"1.jpg": b"two"}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"pictures": {"1.jpg": {}}}', '{"pictures": [1]}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"looked": 1, "pictures": {"1.jpg": {}}}', '{"looked": 1, "pictures": [1]}']
+)
 def test_a_damaged_ledger_is_named(pi: Pi, here: Path, text: str) -> None:
     collector(pi, here).collect()
     (here / ".collect" / "ledger.json").write_text(text)
