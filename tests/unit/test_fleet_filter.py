@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.edge.pi_fleet.plugins.filter.fleet import (
     FilterModule,
     answers_table,
+    collect_table,
     virtual_pi_instances,
     wifi_psk,
 )
@@ -77,8 +78,8 @@ def test_the_table_of_nobody_is_its_heading() -> None:
 
 
 def test_ansible_finds_the_filters() -> None:
-    filters = {"answers_table": answers_table, "virtual_pi_instances": virtual_pi_instances, "wifi_psk": wifi_psk}
-    assert FilterModule().filters() == filters
+    filters = [answers_table, collect_table, virtual_pi_instances, wifi_psk]
+    assert FilterModule().filters() == {function.__name__: function for function in filters}
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,33 @@ def test_ansible_finds_the_filters() -> None:
 )
 def test_a_wifi_derives_its_key_from_its_name_and_password(ssid: str, password: str, key: str) -> None:
     assert wifi_psk(password, ssid) == key
+
+
+def test_what_was_collected_is_a_table_and_what_was_not_is_told_below() -> None:
+    nothing: dict[str, Any] = {"collected": [], "size": 0, "had": 0, "left": {}, "beside": {}, "pruned": [], "kept": {}}
+    some = {
+        **nothing,
+        "collected": ["1.jpg", "2.jpg"],
+        "size": 3 * 2**20,
+        "had": 10,
+        "left": {"3.jpg": "is being written"},
+        "beside": {"1.jpg": "1-00c0ffee.jpg"},
+        "pruned": ["0.jpg"],
+        "kept": {"9.jpg": "is gone"},
+    }
+    hostvars: dict[str, dict[str, Any]] = {
+        "roof-1": {"__collect": some},
+        "conveyor-1": {"__collect": nothing},
+        "roof-2": {"__collect": {"msg": "It was cut off."}},
+        "roof-3": {},
+    }
+    assert collect_table(list(hostvars), hostvars) == [
+        "device      collected  MiB  had before  left  removed there",
+        "roof-1              2  3.0          10     1              1",
+        "conveyor-1          0  0.0           0     0              0",
+        "roof-1: 3.jpg is being written; left for the next time",
+        "roof-1: 1.jpg is kept as 1-00c0ffee.jpg, beside another",
+        "roof-1: 9.jpg is gone; not removed there",
+        "roof-2: It was cut off.",
+        "roof-3: could not be reached",
+    ]

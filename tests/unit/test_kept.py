@@ -1,0 +1,124 @@
+"""Files that survive a reimaging: saved with all that is below them, put back over nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kept import KeptError, check, machine, restore, save
+
+
+def no_commands(argv: list[str]) -> tuple[int, str, str]:
+    raise AssertionError(argv)
+
+
+def card(path: Path) -> Device:
+    path.mkdir()
+    return Device(no_commands, path)
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Device:
+    device = card(tmp_path / "old")
+    notes = device.path("/home/pi/notes")
+    (notes / "empty").mkdir(parents=True)
+    (notes / "todo").write_bytes(b"water\x00the plants")
+    (notes / "todo").chmod(0o600)
+    os.utime(notes / "todo", (1000, 1000))
+    (notes / "link").symlink_to("todo")
+    device.path("/etc").mkdir()
+    device.path("/etc/hosts").write_text("mine")
+    return device
+
+
+def everything(device: Device) -> dict[str, str]:
+    """Return what is on a card: contents, targets of links, and modes."""
+    found = {}
+    for path in sorted(device.root.rglob("*")):
+        what = f"-> {path.readlink()}" if path.is_symlink() else path.read_bytes().decode() if path.is_file() else "/"
+        found[device.name(path)] = f"{what} {path.lstat().st_mode & 0o7777:o}"
+    return found
+
+
+def test_what_is_saved_is_put_back_as_it_was(old: Device, tmp_path: Path) -> None:
+    archive = tmp_path / "kept.tar"
+    saved = save(old, ["/home/pi/notes", "/etc/hosts", "/not/there"], archive)
+    assert saved.files.keys() == {"/home/pi/notes/todo", "/etc/hosts"}
+    assert saved.missing == ["/not/there"]
+    assert archive.stat().st_mode & 0o777 == 0o600
+    check(archive, saved.files)
+    new = card(tmp_path / "new")
+    assert restore(new, archive, saved.files) == [
+        "/home/pi/notes",
+        "/home/pi/notes/empty",
+        "/home/pi/notes/link",
+        "/home/pi/notes/todo",
+        "/etc/hosts",
+    ]
+    before = everything(new)
+    assert before == everything(old)
+    assert new.path("/home/pi/notes/todo").stat().st_mtime == 1000
+    assert restore(new, archive, saved.files) == []
+    assert everything(new) == before
+
+
+def test_what_the_new_card_has_is_kept_beside(old: Device, tmp_path: Path) -> None:
+    archive = tmp_path / "kept.tar"
+    saved = save(old, ["/etc/hosts", "/home/pi/notes/link"], archive)
+    new = card(tmp_path / "new")
+    for name in ("/etc/hosts", "/etc/hosts.new-card", "/home/pi/notes/link"):
+        new.path(name).parent.mkdir(parents=True, exist_ok=True)
+        new.path(name).write_text(f"the image's {name}")
+    # What a killed run left.
+    new.path("/etc/.hosts.pi-fleet-new").write_text("half")
+    assert restore(new, archive, saved.files) == ["/etc/hosts", "/home/pi/notes/link"]
+    assert new.path("/etc/hosts").read_text() == "mine"
+    assert new.path("/etc/hosts.new-card").read_text() == "the image's /etc/hosts.new-card"
+    assert new.path("/etc/hosts.new-card-2").read_text() == "the image's /etc/hosts"
+    assert new.path("/home/pi/notes/link").is_symlink()
+    assert new.path("/home/pi/notes/link.new-card").read_text() == "the image's /home/pi/notes/link"
+    assert not new.path("/etc/.hosts.pi-fleet-new").exists()
+
+
+def test_an_archive_that_is_not_what_the_device_says_is_refused(old: Device, tmp_path: Path) -> None:
+    archive = tmp_path / "kept.tar"
+    saved = save(old, ["/etc/hosts"], archive)
+    for files in ({}, {"/etc/hosts": "0" * 64}, {**saved.files, "/etc/more": "0" * 64}):
+        with pytest.raises(KeptError, match="changed while it was read: stop what writes it"):
+            check(archive, files)
+
+
+def test_what_is_put_back_is_hashed(old: Device, tmp_path: Path) -> None:
+    archive = tmp_path / "kept.tar"
+    save(old, ["/etc/hosts"], archive)
+    with pytest.raises(KeptError, match="/etc/hosts is not what was put back"):
+        restore(card(tmp_path / "new"), archive, {"/etc/hosts": "0" * 64})
+
+
+def test_a_pipe_is_refused_and_a_socket_left_out(old: Device, tmp_path: Path) -> None:
+    notes = old.path("/home/pi/notes")
+    with socket.socket(socket.AF_UNIX) as server:
+        # Paths of sockets are short.
+        where = os.open(notes, os.O_RDONLY)
+        server.bind(f"/proc/self/fd/{where}/socket")
+        os.close(where)
+    assert "/home/pi/notes/socket" not in save(old, ["/home/pi/notes"], tmp_path / "kept.tar").files
+    os.mkfifo(notes / "pipe")
+    with pytest.raises(KeptError, match="/home/pi/notes/pipe is no file, folder or link: leave it out"):
+        save(old, ["/home/pi/notes"], tmp_path / "kept.tar")
+
+
+def test_without_room_for_the_archive_nothing_is_written(old: Device, tmp_path: Path) -> None:
+    full = Device(no_commands, old.root, free_bytes=lambda _: 3)
+    with pytest.raises(KeptError, match=r"which .* has not free for an archive: free space, or name less"):
+        save(full, ["/etc/hosts"], tmp_path / "kept.tar")
+    assert not (tmp_path / "kept.tar").exists()
+
+
+def test_a_card_is_told_from_another(old: Device) -> None:
+    assert machine(old) == ""
+    old.path("/etc/machine-id").write_text("157721dc55c685b995cb06740dfe41bf\n")
+    assert machine(old) == "157721dc55c685b995cb06740dfe41bf"
