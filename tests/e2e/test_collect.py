@@ -76,6 +76,11 @@ def arriving(fleet: Fleet, host: str) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def flat(run: Run) -> str:
+    """Return what a playbook printed, its folded lines joined."""
+    return " ".join(run.output.split())
+
+
 def row(run: Run, host: str) -> list[str]:
     """Return a device's numbers in the table: collected, MiB, had before, left, removed there."""
     (found,) = re.findall(rf"^\s*- {host} +(\d.*)$", run.output, re.MULTILINE)
@@ -139,10 +144,10 @@ unit = '''
 import sys, time
 with open("/home/ggc_user/raw_field_data/1700000200000.jpg", "wb", buffering=0) as direct:
     with open("/home/ggc_user/raw_field_data/.1700000200001.part", "wb", buffering=0) as hidden:
-        for _ in range(2000):
+        while True:
             direct.write(bytes(1000))
             hidden.write(bytes(1000))
-            time.sleep({pause})
+            time.sleep(0.1)
 '''
 argv = ["systemd-run", "--quiet", "--unit=writer", "--collect", "--uid=ggc_user", "--gid=ggc_group"]
 subprocess.run([*argv, sys.executable, "-c", unit], check=True)
@@ -150,31 +155,39 @@ time.sleep(1)
 """
 
 
-def test_a_picture_that_is_being_written_is_left_and_collected_whole_later(fleet: Fleet, host: str) -> None:
-    fleet.root(host, DEVICE + WRITER.format(pause=0.05))
-    run = collect(fleet, "--limit", host, "--extra-vars", "collect_min_age=0")
-    fleet.root(host, "import subprocess\nsubprocess.run(['systemctl', 'stop', 'writer'], check=True)")
-    assert "1700000200000.jpg is being written; left for the next time" in " ".join(run.output.split())
-    assert not [name for name in here(fleet, host) if "17000002" in name]
+NAME_IT = """
+(FOLDER / "1700000200001.jpg").hardlink_to(FOLDER / ".1700000200001.part")
+(FOLDER / ".1700000200001.part").unlink()
+print(json.dumps(sums()))
+"""
+ANY_AGE = ("--extra-vars", "collect_min_age=0")
+
+
+def test_a_picture_that_is_being_written_is_left_and_collected_whole_later(fleet: Fleet) -> None:
+    hosts = list(fleet.hosts())
+    for host in hosts:
+        fleet.root(host, DEVICE + WRITER)
+    run = collect(fleet, *ANY_AGE)
     # As the Lambda names it: by a link, as a rename would replace another.
-    sums = device(
-        fleet,
-        host,
-        "(FOLDER / '1700000200001.jpg').hardlink_to(FOLDER / '.1700000200001.part')\n"
-        "(FOLDER / '.1700000200001.part').unlink()\nprint(json.dumps(sums()))",
-    )
-    young = collect(fleet, "--limit", host)
-    assert row(young, host)[3] == "2"
-    assert "1700000200001.jpg is so young that it may be about to be named" in " ".join(young.output.split())
-    collect(fleet, "--limit", host, "--extra-vars", "collect_min_age=0")
-    assert here(fleet, host) == sums
+    stop = "import subprocess\nsubprocess.run(['systemctl', 'stop', 'writer'], check=True)\n"
+    for host in hosts:
+        assert f"{host}: 1700000200000.jpg is being written; left for the next time" in flat(run)
+        assert not [name for name in here(fleet, host) if "17000002" in name]
+    sums = {host: device(fleet, host, stop + NAME_IT) for host in hosts}
+    young = collect(fleet)
+    for host in hosts:
+        assert row(young, host)[3] == "2"
+        assert f"{host}: 1700000200001.jpg is so young that it may be about to be named" in flat(young)
+    collect(fleet, *ANY_AGE)
+    assert {host: here(fleet, host) for host in hosts} == sums
 
 
+ASK = "['systemctl', 'is-active', '--quiet', 'renamer']"
 RENAMER = """
 unit = '''
 import pathlib, time
 folder = pathlib.Path("/home/ggc_user/raw_field_data")
-for number in range(60):
+for number in range(40):
     capture = folder / f"17000003{number:05}.jpg"
     capture.with_name(f"{capture.stem}_beer-mug_0.97.jpg").hardlink_to(capture)
     time.sleep(0.03)
@@ -185,71 +198,75 @@ subprocess.run(["systemd-run", "--quiet", "--unit=renamer", "--collect", sys.exe
 """
 
 
-def test_pictures_that_are_renamed_meanwhile_are_collected_once(fleet: Fleet, host: str) -> None:
-    make(fleet, host, "17000003{:05}.jpg", 60, 300_000)
-    # A part of them is collected under its first name, and is renamed after that.
-    collect(fleet, "--limit", host, "--extra-vars", "collect_min_age=0")
-    make(fleet, host, "17000003000{:02}.jpg", 30, 200_000)
-    run_before = here(fleet, host)
-    fleet.root(host, DEVICE + RENAMER)
-    collect(fleet, "--limit", host, "--extra-vars", "collect_min_age=0")
-    time.sleep(4)
-    last = collect(fleet, "--limit", host, "--extra-vars", "collect_min_age=0")
-    wanted = device(fleet, host, "print(json.dumps(sums()))")
-    found = here(fleet, host)
-    assert wanted.items() <= found.items()
-    # The first content of the thirty that were overwritten on the device is kept here: nothing collected is replaced.
-    replaced = {digest for name, digest in run_before.items() if name.startswith("17000003000")}
-    assert {digest for name, digest in found.items() if name not in wanted} <= replaced
-    assert row(last, host)[3] == "0"
-    again = collect(fleet, "--limit", host, "--extra-vars", "collect_min_age=0")
-    assert row(again, host)[:2] == ["0", "0.0"]
+def test_pictures_that_are_renamed_meanwhile_are_collected_once(fleet: Fleet) -> None:
+    hosts = list(fleet.hosts())
+    for host in hosts:
+        make(fleet, host, "17000003{:05}.jpg", 30, 200_000)
+    # These are collected by their first names, and renamed after that; the others are renamed while they are collected.
+    collect(fleet, *ANY_AGE)
+    for host in hosts:
+        make(fleet, host, "170000030003{}.jpg", 10, 200_000)
+        fleet.root(host, DEVICE + RENAMER)
+    collect(fleet, *ANY_AGE)
+    for host in hosts:
+        fleet.root(
+            host, "import subprocess, time\nwhile not subprocess.call(UNIT): time.sleep(0.2)".replace("UNIT", ASK)
+        )
+    last = collect(fleet, *ANY_AGE)
+    for host in hosts:
+        assert row(last, host)[3] == "0"
+        assert here(fleet, host) == device(fleet, host, "print(json.dumps(sums()))")
 
 
-def test_what_was_changed_on_the_device_is_kept_beside(fleet: Fleet, host: str) -> None:
+def test_what_was_changed_on_the_device_is_kept_beside(fleet: Fleet) -> None:
+    hosts = list(fleet.hosts())
     name = "1700000000007_soda-can_0.95.jpg"
-    before = here(fleet, host)
-    # Of the same size and date.
-    tamper = f"path = FOLDER / {name!r}\nsize = path.stat().st_size\nwrite(path.name, bytes(size))\nprint('null')"
-    device(fleet, host, tamper)
-    run = collect(fleet, "--limit", host)
-    found = here(fleet, host)
-    assert before.items() <= found.items()
-    (beside,) = found.keys() - before.keys()
-    assert beside.startswith("1700000000007_soda-can_0.95-")
-    assert f"{name} is kept as {beside}, beside another" in " ".join(run.output.split())
+    before = {host: here(fleet, host) for host in hosts}
+    for host in hosts:
+        # Of the same size and date.
+        device(fleet, host, f"write({name!r}, bytes((FOLDER / {name!r}).stat().st_size))")
+    run = collect(fleet)
+    for host in hosts:
+        found = here(fleet, host)
+        assert before[host].items() <= found.items()
+        (beside,) = found.keys() - before[host].keys()
+        assert beside.startswith("1700000000007_soda-can_0.95-")
+        assert f"{host}: {name} is kept as {beside}, beside another" in flat(run)
 
 
-def test_a_lost_ledger_costs_no_picture(fleet: Fleet, host: str) -> None:
-    state = Path(fleet.hosts()[host]["collect_path"], host, ".collect")
-    collect(fleet, "--limit", host, "--extra-vars", "collect_min_age=0")
-    before = here(fleet, host)
-    (state / "ledger.json").rename(state / "ledger.json.away")
-    run = collect(fleet, "--limit", host, "--extra-vars", "collect_min_age=0")
-    assert row(run, host)[1] == "0.0"
-    assert here(fleet, host) == before
+def test_a_lost_ledger_costs_no_picture(fleet: Fleet) -> None:
+    before = {host: here(fleet, host) for host in fleet.hosts()}
+    for host in before:
+        state = Path(fleet.hosts()[host]["collect_path"], host, ".collect")
+        (state / "ledger.json").rename(state / "ledger.json.away")
+    run = collect(fleet, *ANY_AGE)
+    for host, wanted in before.items():
+        assert row(run, host)[1] == "0.0"
+        assert here(fleet, host) == wanted
 
 
-def test_only_what_is_collected_and_old_is_removed_from_the_device(fleet: Fleet, host: str) -> None:
-    variables = fleet.hosts()[host]
-    folder, labeled = Path(variables["collect_path"], host), Path(variables["collect_labeled_path"])
-    collect(fleet, "--limit", host, "--extra-vars", "collect_min_age=0")
+def test_only_what_is_collected_and_old_is_removed_from_the_device(fleet: Fleet) -> None:
+    hosts = fleet.hosts()
     kept, labelled, thrown = (f"17000000000{number}_soda-can_0.95.jpg" for number in ("01", "02", "03"))
-    (labeled / "soda-can").mkdir(parents=True, exist_ok=True)
-    (folder / labelled).rename(labeled / "soda-can" / labelled)
-    (folder / thrown).unlink()
     young = "1700000400000_clutter_0.5.jpg"
-    device(fleet, host, f"write({young!r}, b'young', days=1)\nprint('null')")
-    before, here_before = device(fleet, host, "print(json.dumps(sums()))"), here(fleet, host)
-    # Two days, and no picture may be so young as to be left out.
-    run = collect(fleet, "--limit", host, "--extra-vars", '{"field_data_keep_days": 2}')
-    after = device(fleet, host, "print(json.dumps(sums()))")
-    recent = {name for name in before if name.startswith("17000002")}
-    assert after.keys() == {young, thrown} | recent
-    assert {kept, labelled} <= before.keys() - after.keys()
-    assert f"{thrown} is not on the control node any more; not removed there" in " ".join(run.output.split())
-    assert here(fleet, host) == {**here_before, young: before[young]}
-    assert row(run, host)[4] == str(len(before) - len(after))
+    before, here_before = {}, {}
+    for host, variables in hosts.items():
+        folder, labeled = Path(variables["collect_path"], host), Path(variables["collect_labeled_path"])
+        # Two devices have a picture of this name: the one that is meant is found by its content.
+        (labeled / f"soda-can-{host}").mkdir(parents=True, exist_ok=True)
+        (folder / labelled).rename(labeled / f"soda-can-{host}" / labelled)
+        (folder / thrown).unlink()
+        before[host] = device(fleet, host, f"write({young!r}, b'young', days=1)\nprint(json.dumps(sums()))")
+        here_before[host] = here(fleet, host)
+    run = collect(fleet, "--extra-vars", "field_data_keep_days=2")
+    for host in hosts:
+        after = device(fleet, host, "print(json.dumps(sums()))")
+        recent = {name for name in before[host] if name.startswith("17000002")}
+        assert after.keys() == {young, thrown} | recent
+        assert {kept, labelled} <= before[host].keys() - after.keys()
+        assert f"{host}: {thrown} is not on the control node any more; not removed there" in flat(run)
+        assert here(fleet, host) == {**here_before[host], young: before[host][young]}
+        assert row(run, host)[4] == str(len(before[host]) - len(after))
 
 
 def test_the_account_can_do_nothing_else(fleet: Fleet, host: str, tmp_path: Path) -> None:

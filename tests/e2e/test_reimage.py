@@ -25,7 +25,7 @@ import yaml
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import Engine, Host
 
 from tests.e2e.conftest import PROJECT, Run
-from tests.e2e.test_collect import DEVICE, MAKE, row
+from tests.e2e.test_collect import DEVICE, MAKE, flat, row
 from tests.e2e.test_first_boot import BLANK, CMDLINE, FLEET, PASSWORD, SEEDED, Site, switch_on_again
 
 SEED = 20261126
@@ -129,11 +129,6 @@ class Farm(Site):
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGKILL)
         return process.communicate()[0]
-
-
-def flat(run: Run) -> str:
-    """Return what a playbook printed, its folded lines joined."""
-    return " ".join(run.output.split())
 
 
 def step(name: str) -> Sequence[str]:
