@@ -44,6 +44,7 @@ BEGUN := $(shell date +%s)
 .PHONY: test-full
 test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, twenty more killed runs, mutants
 	@$(MAKE) reference
+	@tools/molecule.sh reimage
 	@ARMHF_RELEASE=trixie tools/molecule.sh armhf
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
