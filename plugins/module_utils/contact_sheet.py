@@ -41,7 +41,8 @@ PAGE = """<!doctype html>
 body {{ margin: 1rem auto; padding: 0 1rem; max-width: 80rem }}
 section {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem .75rem }}
 figure {{ margin: 0; content-visibility: auto; contain-intrinsic-size: auto 14rem }}
-img, .none {{ display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #8882; border-radius: .25rem }}
+img, .none {{ display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: .25rem }}
+figure a {{ display: block; background: #8882; border-radius: .25rem }}
 .none {{ display: grid; place-items: center; text-align: center }}
 figcaption {{ font-size: .875rem; overflow-wrap: anywhere }}
 strong, small {{ display: block }}
