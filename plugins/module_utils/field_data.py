@@ -64,7 +64,12 @@ def as_signature(found: Sequence[int]) -> Signature:
 def is_plain(name: str) -> bool:
     """Say whether a name is one that a picture has: relative, printable UTF-8, no part of it hidden or `..`."""
     parts = PurePosixPath(name).parts
-    return name != "" and name.isprintable() and name == "/".join(parts) and not any(part.startswith((".", "/")) for part in parts)
+    return (
+        name != ""
+        and name.isprintable()
+        and name == "/".join(parts)
+        and not any(part.startswith((".", "/")) for part in parts)
+    )
 
 
 @dataclass(frozen=True)
