@@ -45,6 +45,7 @@ BEGUN := $(shell date +%s)
 test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, twenty more killed runs, mutants
 	@$(MAKE) reference
 	@ARMHF_RELEASE=trixie tools/molecule.sh armhf
+	@tools/molecule.sh rollout
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
 
