@@ -46,6 +46,7 @@ test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, twe
 	@$(MAKE) reference
 	@tools/molecule.sh reimage
 	@ARMHF_RELEASE=trixie tools/molecule.sh armhf
+	@tools/molecule.sh rollout
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
 

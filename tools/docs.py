@@ -39,9 +39,12 @@ def specs(role: str) -> dict[str, Any]:
 
 
 def site_roles() -> list[str]:
-    """Return the roles of site.yml, in its order."""
-    plays = read_yaml(ROOT / "playbooks" / "site.yml")
-    return [entry["role"].rpartition(".")[2] for play in plays for entry in play["roles"]]
+    """Return the roles of site.yml, in its order: those of its first play, and those that its second imports whole."""
+    first, second = read_yaml(ROOT / "playbooks" / "site.yml")
+    imports = [task.get("ansible.builtin.import_role", {}) for task in second["tasks"][0]["block"]]
+    names = [entry["role"] for entry in first["roles"]]
+    names += [entry["name"] for entry in imports if entry and "tasks_from" not in entry]
+    return [name.rpartition(".")[2] for name in names]
 
 
 def code(text: str) -> str:
@@ -98,7 +101,7 @@ def inputs(role: str) -> str:
 def roles() -> str:
     """Return the table of roles: those of site.yml in its order, then those of other playbooks."""
     table = ["| role | what it leaves behind |", "|---|---|"]
-    for role in [*site_roles(), "contact", "verify", "classify", "card", "bootstrap", "virtual_pi"]:
+    for role in [*site_roles(), "contact", "verify", "classify", "card", "bootstrap", "rollback", "virtual_pi"]:
         table.append(f"| [{role}](roles/{role}/README.md) | {prose(specs(role)['main']['short_description'])} |")
     return "\n".join(table)
 

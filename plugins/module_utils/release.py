@@ -151,18 +151,22 @@ class Store:
         link.rename(self.current)
         _sync(self.path)
 
-    def surplus(self, keep: int) -> list[Path]:
-        """Return what is to be removed: leftovers, and the oldest releases beyond `keep`, never the current one."""
+    def surplus(self, keep: int, latest: Sequence[str] = ()) -> list[Path]:
+        """Return what is to be removed: leftovers, and the releases beyond `keep`, never the current one.
+
+        Of the others those stay that ran last, which `latest` names in that order, then the newest.
+        """
         if not self.releases.is_dir():
             return []
         current = self.current_identifier()
         others = [p for p in self.releases.iterdir() if p.name != current and RELEASE.fullmatch(p.name)]
         others.sort(key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
+        others.sort(key=lambda p: latest.index(p.name) if p.name in latest else len(latest))
         return [*self._leftovers(), *others[max(keep - 1, 0) :]]
 
-    def prune(self, keep: int) -> None:
+    def prune(self, keep: int, latest: Sequence[str] = ()) -> None:
         """Remove the surplus."""
-        for release in self.surplus(keep):
+        for release in self.surplus(keep, latest):
             shutil.rmtree(release if LEFTOVER.fullmatch(release.name) else self._retire(release))
 
     @staticmethod

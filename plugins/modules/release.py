@@ -30,7 +30,9 @@ options:
     elements: str
     default: ["*"]
   keep:
-    description: How many releases stay on the device, the current one included; the oldest others are removed.
+    description:
+      - How many releases stay on the device, the current one included. Of the others those stay that ran last, to go
+        back to, then the newest.
     type: int
     default: 5
 author:
@@ -62,12 +64,18 @@ former:
   description: Name of the release that C(current) pointed to before; empty if there was none.
   type: str
   returned: success
+ansible_facts:
+  description: C(pi_fleet_unproven), which is true, for M(edge.pi_fleet.prove) to prove the release.
+  type: dict
+  returned: where the release answers somebody, and is not what was proven last
 """
 
 import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge.pi_fleet.plugins.module_utils import history
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import ReleaseError, Store
 
 
@@ -84,12 +92,15 @@ def main() -> None:
     )
     # Every user reads releases, whatever root's umask is.
     os.umask(0o022)
-    store, release, archive = Store(Path(module.params["path"])), module.params["release"], module.params["archive"]
+    path, release, archive = (module.params[name] for name in ("path", "release", "archive"))
+    store = Store(Path(path))
     try:
         former = store.current_identifier() or ""
         missing = not store.holds(release)
+        name = history.store_name(path)
+        latest = history.latest(history.read(Device(module.run_command)), name) if name else []
         # A run killed before its end leaves no more to do than this.
-        surplus = store.surplus(module.params["keep"])
+        surplus = store.surplus(module.params["keep"], latest)
         result = {
             "changed": missing or former != release or bool(surplus),
             "release": release,
@@ -98,15 +109,17 @@ def main() -> None:
         }
         if module.check_mode:
             module.exit_json(**result)
+        if name and release not in latest[:1]:
+            result["ansible_facts"] = history.FACT
         if missing and not archive:
             module.exit_json(**result, wants_archive=True)
         if missing:
             store.unpack(release, Path(archive))
         if former != release:
             store.switch(release)
-        store.prune(module.params["keep"])
+        store.prune(module.params["keep"], latest)
         module.exit_json(**result)
-    except ReleaseError as error:
+    except (ReleaseError, DeviceError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{store.path} could not be written: {error}; free space or mend the card, and run again.")

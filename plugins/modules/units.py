@@ -94,9 +94,14 @@ retired:
   type: list
   elements: str
   returned: success
+ansible_facts:
+  description: C(pi_fleet_unproven), which is true, for M(edge.pi_fleet.prove) to prove what runs now.
+  type: dict
+  returned: where something was changed
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge.pi_fleet.plugins.module_utils import history
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, Configuration, Units
 
@@ -150,7 +155,8 @@ def main() -> None:
     except (DeviceError, OSError) as error:
         module.fail_json(msg=str(error))
     written = [*differing, *(each.path for each in differing_configuration)]
-    module.exit_json(changed=changed, written=written, retired=retired, diff=diff)
+    facts = {"ansible_facts": history.FACT} if changed and not module.check_mode else {}
+    module.exit_json(changed=changed, written=written, retired=retired, diff=diff, **facts)
 
 
 if __name__ == "__main__":

@@ -93,16 +93,30 @@ def modules(task: dict[str, Any]) -> set[str]:
     return {key for key in task if key not in KEYWORDS}
 
 
-def site() -> dict[str, Any]:
-    """Return the one play of site.yml."""
-    (play,) = read_yaml("playbooks/site.yml")
-    found: dict[str, Any] = play
+def site() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the plays of site.yml: the one that finds who answers, and the one that provisions them."""
+    first, second = read_yaml("playbooks/site.yml")
+    return first, second
+
+
+def provisioning() -> dict[str, Any]:
+    """Return the one block of site.yml: what provisions a device, and what has it go back."""
+    (block,) = site()[1]["tasks"]
+    found: dict[str, Any] = block
     return found
+
+
+def provisioning_roles() -> list[dict[str, Any]]:
+    """Return the tasks of site.yml that take a role as a whole."""
+    imports = [task for task in provisioning()["block"] if "ansible.builtin.import_role" in task]
+    return [task for task in imports if "tasks_from" not in task["ansible.builtin.import_role"]]
 
 
 def site_roles() -> list[str]:
     """Return the roles of site.yml in their order."""
-    return [entry["role"].removeprefix("edge.pi_fleet.") for entry in site()["roles"]]
+    names = [entry["role"] for entry in site()[0]["roles"]]
+    names += [task["ansible.builtin.import_role"]["name"] for task in provisioning_roles()]
+    return [name.removeprefix("edge.pi_fleet.") for name in names]
 
 
 def plain(text: str) -> str:

@@ -16,6 +16,8 @@ from tests.contract.repository import (
     included_role,
     inputs,
     modules,
+    provisioning,
+    provisioning_roles,
     read,
     read_yaml,
     site,
@@ -27,7 +29,7 @@ from tools import docs
 RESTORE = "Put the former swap size back, now that the installs are over"
 
 # Roles that speak to a device before all others, whatever tags are asked for.
-FIRST = ("preflight", "contact")
+FIRST = ("preflight", "rollout", "contact")
 
 # What a role tells others of itself, in a file of its own that does nothing else.
 FACTS = {"verify.yml": "checks", "group.yml": "group"}
@@ -40,6 +42,7 @@ ELSEWHERE = {
     "identity": "firstboot",
     "card": "firstboot",
     "bootstrap": "firstboot",
+    "rollback": "rollout",
 }
 
 
@@ -144,19 +147,34 @@ def test_a_role_reaches_beyond_itself_by_one_variable_only(role: str) -> None:
     assert beyond in ([], [f'__{role}_files: "{{{{ role_path }}}}/../../files"'])
 
 
-def test_site_lists_roles_with_their_tags_and_one_task() -> None:
-    for entry in site()["roles"]:
-        name = entry["role"].removeprefix("edge.pi_fleet.")
-        assert entry["role"] == f"edge.pi_fleet.{name}"
-        assert entry["tags"] == (["always"] if name == "preflight" else [name])
-        assert entry.keys() == {"role", "tags"}
-    assert [task["name"] for task in site()["tasks"]] == [RESTORE]
-    assert not {"pre_tasks", "post_tasks", "handlers", "vars"} & site().keys()
+def test_site_takes_roles_with_their_tags_then_proves_or_goes_back() -> None:
+    taken = provisioning_roles()
+    for task in taken:
+        name = task["ansible.builtin.import_role"]["name"].removeprefix("edge.pi_fleet.")
+        assert task == {
+            "name": f"Role {name}",
+            "ansible.builtin.import_role": {"name": f"edge.pi_fleet.{name}"},
+            "tags": [name],
+        }
+    block = provisioning()
+    *roles, restore, prove = block["block"]
+    assert roles == taken
+    assert restore["name"] == RESTORE
+    (back,) = block["rescue"]
+    for task, part in ((prove, "prove"), (back, "back")):
+        assert task["ansible.builtin.import_role"] == {"name": "edge.pi_fleet.rollout", "tasks_from": part}
+        assert task["tags"] == ["always"]
+    first, second = site()
+    assert second["hosts"] == "rollout_devices"
+    assert second["max_fail_percentage"] == 0
+    for play in (first, second):
+        assert not {"pre_tasks", "post_tasks", "handlers", "vars"} & play.keys()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=lambda path: path.name)
 def test_plays_list_roles_each_with_the_tag_of_its_name(path: Path) -> None:
-    for play in read_yaml(str(path)):
+    plays = [play for play in read_yaml(str(path)) if play != site()[1]]
+    for play in plays:
         assert play["roles"]
         for entry in play["roles"]:
             name = entry["role"].removeprefix("edge.pi_fleet.")
@@ -169,7 +187,9 @@ def test_preflight_knows_all_roles_of_site() -> None:
 
 
 def test_reimaging_takes_all_roles_of_site() -> None:
-    assert read_yaml("roles/reimage/vars/main.yml")["__reimage_roles"] == site_roles()
+    # A device that is written anew is no canary.
+    wanted = [role for role in site_roles() if role != "rollout"]
+    assert read_yaml("roles/reimage/vars/main.yml")["__reimage_roles"] == wanted
 
 
 def test_preflight_lets_every_role_validate_that_can() -> None:
@@ -179,7 +199,7 @@ def test_preflight_lets_every_role_validate_that_can() -> None:
 
 def test_verify_looks_at_all_roles_that_leave_something_behind() -> None:
     verified = read_yaml("roles/verify/defaults/main.yml")["verify_roles"]
-    assert verified == [role for role in site_roles() if role not in ("preflight", "reboot")]
+    assert verified == [role for role in site_roles() if role not in ("preflight", "rollout", "reboot")]
     for role in verified:
         fact = read_yaml(f"roles/{role}/tasks/verify.yml")[-1]["ansible.builtin.set_fact"][f"{role}_checks"]
         told = {
@@ -210,4 +230,7 @@ def test_a_module_documents_itself(module: str) -> None:
 
 def test_roles_on_devices_do_not_take_those_of_the_control_node() -> None:
     assert not {"card", "virtual_pi"} & set(site_roles())
-    assert set(ON_DEVICES) == {*site_roles(), "bootstrap", "contact", "verify", "classify", "reimage"}
+    assert set(ON_DEVICES) == {
+        *site_roles(),
+        *("bootstrap", "contact", "verify", "classify", "reimage", "rollback"),
+    }

@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,7 @@ class Fleet:
 
     def root(self, host: str, script: str) -> str:
         """Run a Python script on a device as root, over SSH, and return what it prints."""
-        variables = self.hosts()[host]
-        folder = Path(variables["ansible_ssh_private_key_file"]).parent
+        folder = key_folder(self.inventory, self.project, host)
         argv = ["ssh", "-F", str(folder / "ssh_config"), "-o", "BatchMode=yes", host]
         done = subprocess.run(
             [*argv, "sudo -S -p '' python3 -"],
@@ -104,6 +104,12 @@ class Fleet:
         """Return what stands on a device's disk: see manifest.py."""
         found: dict[str, str] = json.loads(self.root(host, (HERE / "manifest.py").read_text()))
         return found
+
+
+@cache
+def key_folder(inventory: str, project: Path, host: str) -> Path:
+    """Return the folder of the key and the ssh_config by which a device is reached."""
+    return Path(Fleet(inventory, project).hosts()[host]["ansible_ssh_private_key_file"]).parent
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,8 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
         ("field_data_keep_days=-1", "field_data_keep_days is -1"),
         ("field_data_guard_interval=soon", "field_data_guard_interval is 'soon'"),
         ("reboot_timeout=0", "reboot_timeout is 0"),
+        ('{"rollout_batches": [1, "half"]}', "rollout_batches is 1, half"),
+        ('{"rollout_batches": []}', r"rollout_batches is \(wanted"),
         ("classifier_lambda_keep_below=7", "classifier_lambda_keep_below is 7"),
         ("classifier_lambda_service_name=-", "classifier_lambda_service_name is '-'"),
         ('{"classifier_lambda_categories": ["a", "a"]}', "classifier_lambda_categories is a, a"),

@@ -302,7 +302,11 @@ def test_check_mode_on_a_virgin_device_says_what_a_run_does_and_touches_nothing(
     before = fake.state()
     said = keep(GUARD, ENABLE["guard"], check_mode=True)
     assert (fake.state(), fake.calls) == (before, [])
-    assert said == {**keep(GUARD, ENABLE["guard"]), "invocation": said["invocation"]}
+    done = keep(GUARD, ENABLE["guard"])
+    # What was changed owes a proof.
+    assert done.pop("ansible_facts") == {"pi_fleet_unproven": True}
+    assert said == {**done, "invocation": said["invocation"]}
+    assert "ansible_facts" not in keep(GUARD, ENABLE["guard"])
 
 
 def kill_at(step: int, fake: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:

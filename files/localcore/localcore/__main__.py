@@ -10,11 +10,10 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
-from localcore import ipc, process
+from localcore import ipc, process, service_manager
 from localcore.broker import OUTGOING, Broker
 from localcore.errors import LocalCoreError
 from localcore.group import CLOUD, Group, GroupError, load
@@ -89,7 +88,7 @@ async def _serve(
         asyncio.create_task(serve_secrets(router, Secrets(group, credentials.secrets, created))),
     ]
     await broker.start(router.deliver)
-    _notify("READY=1")
+    service_manager.notify("READY=1")
     await stop.wait()
     await broker.stop()
     # The server waits for the requests that it serves, some of which wait for the router.
@@ -125,20 +124,6 @@ def _directory(variable: str) -> Path:
     if not Path(path).is_absolute():
         raise LocalCoreError(f"{variable} is {path!r} where a directory must be named; run this as localcore.service.")
     return Path(path)
-
-
-def _notify(state: str) -> None:
-    """Tell systemd how this service fares, if it wants to know (see sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
-    except OSError as error:
-        raise LocalCoreError(
-            f"systemd cannot be notified at {address} ({error.strerror}); unset NOTIFY_SOCKET."
-        ) from error
 
 
 class _JournalFormatter(logging.Formatter):

@@ -124,7 +124,7 @@ def main() -> NoReturn:
         settings = from_environment(os.environ)
     except LocalCoreError as error:
         sys.exit(str(error))
-    work_loop.serve(settings.arn, lambda: load(settings.model), timeout=settings.timeout)
+    work_loop.serve(settings.arn, lambda: load(settings.model), code=settings.model, timeout=settings.timeout)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What a program that does a function's work is made of: the Lambda worker and the connector.
 
-    take_token() -> None                        the token from standard input, which then is /dev/null
-    serve(arn, load, *, timeout) -> NoReturn    load once, say so, do one piece of work after another
+    take_token() -> None                              the token from standard input, which then is /dev/null
+    serve(arn, load, *, code, timeout) -> NoReturn    load once, say so, do one piece of work after another
 
 `load()` returns `handle(work: WorkItem) -> bytes`, which answers one piece of work, or raises. A LocalCoreError is a
 refusal that the asker gets as one sentence; any other exception also goes to the journal with its traceback. An
-exception in `load` is reported as a failed initialisation, and ends the program.
+exception in `load` is reported as a failed initialisation, and ends the program. systemd is told how that went, as the
+status that `systemctl status` shows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import NoReturn, TypeVar
 
 from greengrass_ipc_python_sdk.ipc_client import IPCClient, IPCException, WorkItem
 
+from localcore import service_manager
 from localcore.errors import LocalCoreError
 
 T = TypeVar("T")
@@ -44,6 +46,9 @@ AWAY = (None, 503)
 # V1's bound of a payload, in bytes; the core takes no more.
 LARGEST_ANSWER = 6 * 1024 * 1024
 LONGEST_MESSAGE = 100_000
+# Statuses of the service, which rollouts wait for: plugins/module_utils/workers.py reads them.
+READY = "Initialised."
+FAILED = "Could not be initialised: "
 STANDARD_ERROR = 2
 
 _log = logging.getLogger(__name__)
@@ -66,13 +71,14 @@ def take_token() -> None:
     os.unsetenv(TOKEN_VARIABLE)
 
 
-def serve(arn: str, load: Callable[[], Handle], *, timeout: float) -> NoReturn:
+def serve(arn: str, load: Callable[[], Handle], *, code: Path, timeout: float) -> NoReturn:
     """Do the work of the function `arn` until the core has no more of it, or SIGTERM comes; ends the process.
 
+    `code` is the folder that `load` loads from: where starts fail, those of another release of it do not count.
     `timeout` is the limit of one piece of work in seconds: at its end the process ends too, at once.
     """
     try:
-        status = _Loop(arn, timeout).run(load)
+        status = _Loop(arn, code, timeout).run(load)
     except (LocalCoreError, IPCException) as error:
         _log.error("%s", error)
         status = 1
@@ -92,11 +98,11 @@ class _Stopped(BaseException):
 
 
 class _Loop:
-    def __init__(self, arn: str, timeout: float) -> None:
+    def __init__(self, arn: str, code: Path, timeout: float) -> None:
         self._arn = arn
         self._timeout = timeout
         self._client = IPCClient()
-        self._starts = _Starts.of_this_service()
+        self._starts = _Starts.of_this_service(code)
         self._idle = False
         self._stopping = False
 
@@ -112,6 +118,7 @@ class _Loop:
         try:
             with self._waiting():
                 self._until_answered(lambda: self._client.put_initialization_result(self._arn, True, ""))
+            _show(READY)
             while (work := self._wait_for_work()) is not None:
                 # Whatever comes of the work: a function that was given some has started.
                 self._starts.forget()
@@ -128,6 +135,7 @@ class _Loop:
             return load()
         except BaseException as error:
             _log_failure(f"{self._arn} cannot be started", error)
+            _show(f"{FAILED}{_sentence(error)}")
             try:
                 self._client.put_initialization_result(self._arn, False, _sentence(error))
             except IPCException as refusal:
@@ -208,22 +216,26 @@ class _Starts:
     """How often the service was started without doing any work since, in a file that survives its restarts."""
 
     path: Path | None
+    releases: str
+    """What is started: starts of something else do not count."""
 
     @classmethod
-    def of_this_service(cls) -> _Starts:
+    def of_this_service(cls, code: Path) -> _Starts:
         directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-        return cls(Path(directory, "failures") if directory else None)
+        releases = f"{code.resolve()} {Path(__file__).resolve().parent}"
+        return cls(Path(directory, "failures") if directory else None, releases)
 
     def wait(self) -> None:
         """Count this start; wait 1, 2, 4 ... 60 seconds if the ones before did no work."""
         if self.path is None:
             return
         try:
-            failures = int(self.path.read_text(encoding="ascii"))
+            count, _, releases = self.path.read_text().partition(" ")
+            failures = int(count) if releases == self.releases else 0
         except (OSError, ValueError):
             failures = 0
         with contextlib.suppress(OSError):
-            self.path.write_text(str(failures + 1), encoding="ascii")
+            self.path.write_text(f"{failures + 1} {self.releases}")
         if failures > 0:
             seconds = min(LONGEST_WAIT, 2.0 ** min(failures - 1, 16))
             _log.warning("Start number %d without any work done: waiting %g s.", failures + 1, seconds)
@@ -234,6 +246,13 @@ class _Starts:
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)
+
+
+def _show(status: str) -> None:
+    try:
+        service_manager.say(status)
+    except LocalCoreError as error:
+        _log.warning("%s", error)
 
 
 def _report(work: WorkItem, error: BaseException) -> bytes:

@@ -218,7 +218,7 @@ def main() -> NoReturn:
     importlib.import_module("greengrass_common.env_vars")
     # V1's order for all the rest: the function's own folder first.
     sys.path.insert(0, str(Path.cwd()))
-    work_loop.serve(chosen.arn, lambda: load(chosen).handle, timeout=chosen.timeout)
+    work_loop.serve(chosen.arn, lambda: load(chosen).handle, code=Path.cwd(), timeout=chosen.timeout)
 
 
 if __name__ == "__main__":

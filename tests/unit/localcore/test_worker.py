@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -515,20 +516,36 @@ def test_starts_without_any_work_done_wait_longer_each_time(tmp_path: Path, monk
     monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}:/other")
     monkeypatch.setattr(time, "sleep", waited.append)
     for _ in range(10):
-        work_loop._Starts.of_this_service().wait()
+        work_loop._Starts.of_this_service(tmp_path).wait()
     assert waited == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    work_loop._Starts.of_this_service().forget()
-    work_loop._Starts.of_this_service().wait()
+    work_loop._Starts.of_this_service(tmp_path).forget()
+    work_loop._Starts.of_this_service(tmp_path).wait()
     assert len(waited) == 9
+
+
+def test_starts_of_another_release_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a rollback, which is not to wait for what the bad release has piled up."""
+    waited: list[float] = []
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(time, "sleep", waited.append)
+    current = tmp_path / "current"
+    for release, starts in (("bad", 3), ("good", 1), ("bad", 1)):
+        (tmp_path / release).mkdir(exist_ok=True)
+        current.unlink(missing_ok=True)
+        current.symlink_to(release)
+        for _ in range(starts):
+            work_loop._Starts.of_this_service(current).wait()
+    assert waited == [1, 2]
 
 
 @pytest.mark.parametrize("content", ["", "many", "9" * 30])
 def test_a_count_that_is_none_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     waited: list[float] = []
-    (tmp_path / "failures").write_text(content)
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     monkeypatch.setattr(time, "sleep", waited.append)
-    work_loop._Starts.of_this_service().wait()
+    starts = work_loop._Starts.of_this_service(tmp_path)
+    (tmp_path / "failures").write_text(f"{content} {starts.releases}")
+    starts.wait()
     assert waited == ([60] if content.isdecimal() else [])
 
 
@@ -536,17 +553,30 @@ def test_the_worker_backs_off_until_it_does_work(core: Core, unit: Unit, tmp_pat
     count = tmp_path / "run" / "failures"
     unit.environment["RUNTIME_DIRECTORY"] = str(count.parent)
     failed_start(unit, "1 / 0")
-    assert count.read_text() == "1"
+    assert count.read_text().split()[0] == "1"
     started = time.monotonic()
     unit.run("def function_handler(event, context):\n    return event['a']\n")
     assert time.monotonic() - started > 1
-    assert count.read_text() == "2"
+    assert count.read_text().split()[0] == "2"
     unit.wait_for("Start number 2 without any work done: waiting 1 s.")
     core.give(1)  # fails, but is handled
     core.failure()
     core.give({"a": 2})
     assert core.result() == 2
     assert not count.exists()
+
+
+def test_systemd_is_told_whether_it_is_initialised(unit: Unit) -> None:
+    """As a status of one line, whatever the exception says."""
+    address = f"\0worker-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(address)
+        notified.settimeout(SECONDS)
+        unit.environment["NOTIFY_SOCKET"] = f"@{address[1:]}"
+        failed_start(unit, "raise RuntimeError('out of cups\\nREADY=1')")
+        assert notified.recv(1000) == b"STATUS=Could not be initialised: RuntimeError: out of cups READY=1"
+        unit.run("def function_handler(event, context):\n    pass\n")
+        assert notified.recv(1000) == b"STATUS=Initialised."
 
 
 def test_an_orderly_end_is_no_failure(core: Core, unit: Unit, tmp_path: Path) -> None:
