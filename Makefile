@@ -42,9 +42,10 @@ test: lint unit molecule ## everything that guards the project: the gate (about 
 BEGUN := $(shell date +%s)
 
 .PHONY: test-full
-test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, twenty more killed runs, mutants
+test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, devices that pull, twenty more killed runs, mutants
 	@$(MAKE) reference
 	@ARMHF_RELEASE=trixie tools/molecule.sh armhf
+	@tools/molecule.sh pull
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
 

@@ -17,6 +17,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.camera_probe import 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import check_cmdline, check_memory_controller
 from ansible_collections.edge.pi_fleet.plugins.module_utils.listening import check_listening, check_loopback
+from ansible_collections.edge.pi_fleet.plugins.module_utils.pull import check_pull
 from ansible_collections.edge.pi_fleet.plugins.module_utils.question import check_answer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import check_release
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import check_swap
@@ -142,6 +143,7 @@ CHECKS: dict[str, Callable[[Device, Mapping[str, Any]], Found]] = {
     "camera": lambda device, wanted: check_camera(wanted["user"]),
     "listening": lambda device, wanted: check_listening(device, wanted["port"], wanted["addresses"]),
     "loopback": lambda device, wanted: check_loopback(device, wanted["port"]),
+    "pull": lambda device, wanted: check_pull(device, wanted["path"], int(wanted["max_age"])),
     "answer": lambda device, wanted: check_answer(wanted),
 }
 

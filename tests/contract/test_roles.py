@@ -192,4 +192,4 @@ def test_a_module_documents_itself(module: str) -> None:
 
 def test_roles_on_devices_do_not_take_the_one_that_makes_virtual_pis() -> None:
     assert "virtual_pi" not in site_roles()
-    assert set(ON_DEVICES) == {*site_roles(), "verify", "classify"}
+    assert set(ON_DEVICES) == {*site_roles(), "verify", "classify", "pull"}
