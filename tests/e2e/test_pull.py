@@ -312,6 +312,35 @@ def test_a_run_that_fails_says_where_and_why(fleet: Fleet, repository: Repositor
         assert told["message"].startswith("field_data_min_free is 'plenty'")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"pull_repository": "/srv/fleet.git"},
+            "pull_repository is '/srv/fleet.git' (wanted ssh://, https://, git:// or",
+        ),
+        (
+            {"pull_repository": "https://anna:secret@git.example.org/fleet.git"},
+            "'https://...@git.example.org/fleet.git'",
+        ),
+        ({"pull_branch": "--upload-pack=x"}, "pull_branch is '--upload-pack=x' (wanted a branch's name)"),
+        ({"pull_allowed_signers": []}, "pull_allowed_signers has 0 lines"),
+        ({"pull_allowed_signers": ["ssh-ed25519 AAAA"]}, "('anna@example.org ssh-ed25519 AAAA...'): ssh-ed25519 AAAA;"),
+        ({"pull_known_hosts": []}, "pull_known_hosts is empty and ssh://"),
+        ({"pull_playbook": "../site.yml"}, "pull_playbook '../site.yml' (wanted paths inside the repository)"),
+        ({"pull_rewind": "main"}, "pull_rewind 'main' (the full id of a commit, or empty)"),
+    ],
+)
+def test_what_cannot_be_pulled_from_is_refused_before_anything_is_touched(
+    fleet: Fleet, given: dict[str, Any], said: str
+) -> None:
+    run = fleet.playbook("playbooks/pull.yml", f"--limit={HOSTS[0]}", f"--extra-vars={json.dumps(given)}")
+    assert run.code != 0
+    assert said in " ".join(run.output.split())
+    assert "secret" not in run.output
+    assert run.changed == {HOSTS[0]: 0}
+
+
 def test_pulling_is_taken_away_again(fleet: Fleet) -> None:
     run = fleet.playbook("playbooks/pull.yml", f"--limit={','.join(HOSTS)}", "--extra-vars=pull_enabled=false")
     assert run.code == 0, run.output[-4000:]
