@@ -42,11 +42,10 @@ test: lint unit molecule ## everything that guards the project: the gate (about 
 BEGUN := $(shell date +%s)
 
 .PHONY: test-full
-test-full: test ## the gate, and what takes hours: 32-bit ARM on Trixie too, twenty more killed runs, mutants
+test-full: test ## the gate, and what takes hours: whole lives of fleets, 32-bit ARM on Trixie too, killed runs, mutants
 	@$(MAKE) reference
-	@tools/molecule.sh reimage
+	@tools/molecule.sh pull reimage rollout
 	@ARMHF_RELEASE=trixie tools/molecule.sh armhf
-	@tools/molecule.sh rollout
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
 

@@ -30,7 +30,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "collections"))
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils import model, onnx_graph
+from ansible_collections.edge.pi_fleet.plugins.module_utils import model, onnx_graph, prepared_model
 from ansible_collections.edge.pi_fleet.plugins.module_utils.model_source import ModelError
 from ansible_collections.edge.pi_fleet.plugins.module_utils.onnx_graph import INPUT, OUTPUT
 
@@ -271,7 +271,7 @@ def main(arguments: list[str]) -> int:
     except (DemonstrationError, ModelError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{folder / model.MODEL}  {artifact.sha256[:16]}  {artifact.source}")
+    print(f"{folder / prepared_model.MODEL}  {artifact.sha256[:16]}  {artifact.source}")
     return 0
 
 

@@ -101,7 +101,18 @@ def inputs(role: str) -> str:
 def roles() -> str:
     """Return the table of roles: those of site.yml in its order, then those of other playbooks."""
     table = ["| role | what it leaves behind |", "|---|---|"]
-    for role in [*site_roles(), "contact", "verify", "classify", "card", "bootstrap", "rollback", "virtual_pi"]:
+    for role in [
+        *site_roles(),
+        "contact",
+        "verify",
+        "classify",
+        "card",
+        "bootstrap",
+        "reimage",
+        "rollback",
+        "pull",
+        "virtual_pi",
+    ]:
         table.append(f"| [{role}](roles/{role}/README.md) | {prose(specs(role)['main']['short_description'])} |")
     return "\n".join(table)
 

@@ -124,7 +124,7 @@ def _of_topics(inputs: Mapping[str, Any]) -> Iterator[str]:
                     f"only as a whole level and '#' only as the last one: {CORRECT}"
                 )
     # On loopback nothing is passed on by topic.
-    passed_on = product(asked, [*answered, _errors(inputs)]) if inputs["listen"] or inputs["bridge"] else []
+    passed_on = product(asked, [*answered, *_reports(inputs)]) if inputs["listen"] or inputs["bridge"] else []
     for one, other in passed_on:
         if overlap(one, other):
             yield (
@@ -185,7 +185,7 @@ def _of_prefix(inputs: Mapping[str, Any]) -> Iterator[str]:
             f"beginning and a '/' at the end: {CORRECT}"
         )
         return
-    topics = [*inputs["request_topics"], *inputs["response_topics"], _errors(inputs)]
+    topics = [*inputs["request_topics"], *inputs["response_topics"], *_reports(inputs)]
     remote = {topic: mqtt_broker_remote_prefix(topic, prefix) + topic for topic in topics}
     for topic in remote.values():
         if topic.count("/") > CLOUD_SLASHES or len(topic.encode()) > CLOUD_BYTES:
@@ -233,8 +233,8 @@ def _mismatch(certificate_name: str, key_name: str, certificate: str, key: str) 
                 yield f"{certificate_name} or {key_name} is damaged ({error.reason or error}): {CORRECT}"
 
 
-def _errors(inputs: Mapping[str, Any]) -> str:
-    return f"pi-fleet/{inputs['device']}/errors"
+def _reports(inputs: Mapping[str, Any]) -> list[str]:
+    return [f"pi-fleet/{inputs['device']}/{kind}" for kind in ("errors", "pull")]
 
 
 def _is_filter(topic: str) -> bool:

@@ -23,8 +23,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.model_source import 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.mxnet_params import read_params
 from ansible_collections.edge.pi_fleet.plugins.module_utils.mxnet_symbol import convert, read_shape, read_symbol
 from ansible_collections.edge.pi_fleet.plugins.module_utils.onnx_graph import Network, examine, origin, read_onnx
-
-MODEL, DESCRIPTION = "model.onnx", "model.json"
+from ansible_collections.edge.pi_fleet.plugins.module_utils.prepared_model import DESCRIPTION, MODEL
 
 # Counts the ways in which this code has converted: artifacts made in another way are made again.
 CONVERSION = 1

@@ -78,16 +78,16 @@ class Units:
         return [each for each in self.configuration if each.differs(self.device)]
 
     def retired(self) -> list[str]:
-        """Return the names of units that match `retire` and are not kept."""
+        """Return the names of units that match `retire` and are not kept; what starts services comes before them."""
         folder = self.device.path(FOLDER)
         # A user's own drop-ins, UNIT.d, are no units.
         found = {
             path.name
             for pattern in self.retire
             for path in folder.glob(pattern)
-            if path.suffix in (".service", ".path")
+            if path.suffix in (".service", ".path", ".timer")
         }
-        return sorted(found - set(self.keep) - set(self.files))
+        return sorted(found - set(self.keep) - set(self.files), key=lambda name: (name.endswith(".service"), name))
 
     @property
     def _started_by_others(self) -> list[str]:

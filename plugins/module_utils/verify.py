@@ -19,6 +19,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import ch
 from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import check_host_key, check_hostname
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import check_cmdline, check_memory_controller
 from ansible_collections.edge.pi_fleet.plugins.module_utils.listening import check_listening, check_loopback
+from ansible_collections.edge.pi_fleet.plugins.module_utils.pull import check_pull
 from ansible_collections.edge.pi_fleet.plugins.module_utils.question import check_answer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import check_release
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import check_swap
@@ -147,6 +148,7 @@ CHECKS: dict[str, Callable[[Device, Mapping[str, Any]], Found]] = {
     "host_key": lambda device, wanted: check_host_key(device, wanted["key"]),
     "hostname": lambda device, wanted: check_hostname(device, wanted["name"]),
     "first_boot": lambda device, wanted: check_first_boot(device),
+    "pull": lambda device, wanted: check_pull(device, wanted["path"], int(wanted["max_age"])),
     "answer": lambda device, wanted: check_answer(wanted),
 }
 

@@ -18,13 +18,16 @@ options:
   src:
     description:
       - A C(model.tar.gz) of SageMaker's image classification, a folder with its files, or a file C(*.onnx).
+      - Or a folder that this module made earlier. It is taken as it is, once its C(model.onnx) is seen to have the
+        sha256 that C(model.json) names, and the labels to be those given. That needs neither numpy nor onnx, and writes
+        nothing.
       - Of several C(.params) files the one of the highest epoch is taken.
       - An ONNX file is of opset 10 at most, takes float numbers of 1 x 3 x height x width (red, green, blue; 0 to 255)
         and makes 1 x classes. If it does not end in a softmax, one is added.
     type: path
     required: true
   dest:
-    description: Folder for the artifact; made if it is not there.
+    description: Folder for the artifact; made if it is not there. A O(src) that is one already is not copied.
     type: path
     required: true
   labels:
@@ -60,7 +63,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 dest:
-  description: Folder of the artifact.
+  description: Folder of the artifact; that of O(src) where it was made earlier.
   type: str
   returned: success
 sha256:
@@ -86,10 +89,11 @@ import sys
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge.pi_fleet.plugins.module_utils.model_source import ModelError, read_source
+from ansible_collections.edge.pi_fleet.plugins.module_utils.prepared_model import DESCRIPTION, read_prepared
 
 try:
     from ansible_collections.edge.pi_fleet.plugins.module_utils import model as artifacts
-    from ansible_collections.edge.pi_fleet.plugins.module_utils.model_source import ModelError, read_source
 except ImportError as error:
     missing: str | None = error.name
 else:
@@ -107,11 +111,26 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    src, dest, labels = Path(module.params["src"]), Path(module.params["dest"]), module.params["labels"]
+    try:
+        prepared = read_prepared(src, labels)
+    except (ModelError, OSError) as error:
+        module.fail_json(msg=str(error))
+    if prepared:
+        module.exit_json(
+            changed=False,
+            dest=str(src),
+            sha256=prepared.sha256,
+            labels=list(prepared.labels),
+            width=prepared.width,
+            height=prepared.height,
+            diff={"before": prepared.text, "after": prepared.text},
+        )
     if missing:
         module.fail_json(
-            msg=f"Python at {sys.executable} has no {missing}: run 'make tools' and delegate to localhost."
+            msg=f"Python at {sys.executable} has no {missing}: run 'make tools' and delegate to localhost, or give a"
+            " folder that this module made there."
         )
-    src, dest, labels = Path(module.params["src"]), Path(module.params["dest"]), module.params["labels"]
     try:
         given = read_source(src)
         source = module.params["source"] or artifacts.source_of(given)
@@ -131,8 +150,8 @@ def main() -> None:
         width=artifact.network.width,
         height=artifact.network.height,
         diff={
-            "before_header": f"{dest}/{artifacts.DESCRIPTION}",
-            "after_header": f"{dest}/{artifacts.DESCRIPTION}",
+            "before_header": f"{dest}/{DESCRIPTION}",
+            "after_header": f"{dest}/{DESCRIPTION}",
             "before": before,
             "after": artifact.text,
         },

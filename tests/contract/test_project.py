@@ -63,6 +63,19 @@ def test_versions_agree() -> None:
     assert read_yaml(f"{COLLECTION}/galaxy.yml")["version"] == project["project"]["version"]
 
 
+def test_other_control_nodes_are_as_this_one() -> None:
+    """Devices that converge themselves have its ansible-core, and the container image has all that it has."""
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    core, *others = project["dependencies"]
+    assert f"ansible-core=={read_yaml('roles/pull/vars/main.yml')['__pull_version']}" == core
+    (carried,) = re.findall(rf"^{core} --hash=(\S+)$", read("roles/pull/files/requirements.txt"), re.MULTILINE)
+    assert carried in read("requirements.lock")
+    image = read_yaml("execution-environment.yml")
+    assert image["dependencies"]["ansible_core"]["package_pip"] == core
+    assert image["dependencies"]["python"] == others
+    assert image["additional_build_files"][0]["src"] == f"dist/edge-pi_fleet-{project['version']}.tar.gz"
+
+
 def test_what_the_project_needs_is_locked() -> None:
     project = tomllib.loads(read("pyproject.toml"))
     wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]

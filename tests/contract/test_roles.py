@@ -232,5 +232,5 @@ def test_roles_on_devices_do_not_take_those_of_the_control_node() -> None:
     assert not {"card", "virtual_pi"} & set(site_roles())
     assert set(ON_DEVICES) == {
         *site_roles(),
-        *("bootstrap", "contact", "verify", "classify", "reimage", "rollback"),
+        *("bootstrap", "contact", "verify", "classify", "reimage", "rollback", "pull"),
     }

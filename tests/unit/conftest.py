@@ -7,5 +7,5 @@ from pathlib import Path
 
 FILES = Path(__file__).resolve().parents[2] / "files"
 
-for directory in ("camera", "beverage_classifier", "localcore"):
+for directory in ("camera", "beverage_classifier", "localcore", "pull"):
     sys.path.insert(0, str(FILES / directory))

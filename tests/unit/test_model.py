@@ -494,6 +494,67 @@ def test_what_was_damaged_is_made_again(run: Run, harm: Callable[[Path], object]
     assert {name: data for name, (data, _) in state(dest).items()} == whole
 
 
+def test_what_was_made_earlier_is_taken_as_it_is(run: Run, tmp_path: Path) -> None:
+    dest = tmp_path / "made" / "tiny"
+    made = run()
+    before = state(dest)
+    taken = run(src=str(dest), dest=str(tmp_path / "elsewhere"))
+    facts = ("dest", "sha256", "labels", "width", "height")
+    assert not taken["changed"]
+    assert {name: taken[name] for name in facts} == {name: made[name] for name in facts}
+    assert taken["diff"]["before"] == taken["diff"]["after"] == before["model.json"][0].decode()
+    assert state(dest) == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def describe(**change: Any) -> Callable[[Path], object]:
+    def harm(dest: Path) -> None:
+        described = json.loads((dest / "model.json").read_text())
+        (dest / "model.json").write_text(json.dumps({**described, **change}))
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (append, ", and model.json says "),
+        (describe(sha256="0" * 64), ", and model.json says " + "0" * 64),
+        (describe(labels=["x", "y", "z"]), "was converted with the labels x, y, z, and given are"),
+        (describe(labels=None), "/model.json is not what module model writes"),
+        (damage("model.json", b"{}"), "/model.json is not what module model writes ('sha256')"),
+        (damage("model.json", b"\xff"), "/model.json is not what module model writes"),
+    ],
+)
+def test_what_was_made_earlier_and_damaged_since_is_refused(
+    run: Run, tmp_path: Path, harm: Callable[[Path], object], said: str
+) -> None:
+    dest = tmp_path / "made" / "tiny"
+    run()
+    harm(dest)
+    refused = run(src=str(dest))
+    assert refused["failed"]
+    assert said in refused["msg"]
+
+
+def test_what_was_made_earlier_needs_nothing_that_converts(run: Run, tmp_path: Path) -> None:
+    """As on a device, which has no onnx."""
+    made = run()
+    given = {"src": made["dest"], "dest": str(tmp_path / "elsewhere"), "labels": LABELS}
+    script = "import sys; sys.modules['onnx'] = sys.modules['numpy'] = None\n"
+    script += "from ansible.module_utils.testing import patch_module_args\n"
+    script += "from ansible_collections.edge.pi_fleet.plugins.modules import model\n"
+    script += f"with patch_module_args({given!r}):\n    model.main()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": str(ROOT / "collections")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert json.loads(done.stdout)["sha256"] == made["sha256"]
+
+
 def test_what_cannot_be_converted_leaves_what_stands(run: Run, tmp_path: Path) -> None:
     run()
     before = state(tmp_path / "made" / "tiny")
@@ -555,5 +616,6 @@ with patch_module_args({{"src": "x", "dest": {str(tmp_path)!r}, "labels": ["x"]}
         [sys.executable, "-c", script], cwd=ROOT / "collections", capture_output=True, text=True, check=False
     )
     assert json.loads(ended.stdout)["msg"] == (
-        f"Python at {sys.executable} has no {package}: run 'make tools' and delegate to localhost."
+        f"Python at {sys.executable} has no {package}: run 'make tools' and delegate to localhost, or give a"
+        " folder that this module made there."
     )

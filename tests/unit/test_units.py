@@ -241,6 +241,16 @@ def test_a_service_that_something_else_starts_is_restarted_only_while_it_runs(fa
     assert not keep(after, ENABLE["guard"])["changed"]
 
 
+def test_a_timer_is_stopped_before_it_starts_its_service_once_more(fake: Systemd, keep: Keep) -> None:
+    keep(GUARD, ENABLE["guard"])
+    fake.calls.clear()
+    assert keep({}, [], retire=["guard.*"])["retired"] == ["guard.timer", "guard.service"]
+    assert fake.calls == [
+        *("disable --quiet --now guard.timer", "disable --quiet --now guard.service", "daemon-reload"),
+    ]
+    assert not keep({}, [], retire=["guard.*"])["changed"]
+
+
 def test_a_users_own_drop_ins_are_no_units(fake: Systemd, keep: Keep) -> None:
     fake.write(f"{FOLDER}/lambda@a.service.d/override.conf", "[Service]\n")
     assert keep(GUARD, ENABLE["guard"], retire=["lambda@*"])["retired"] == []
