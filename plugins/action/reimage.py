@@ -21,6 +21,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.reimaging import (
     begin,
     finish,
     lost,
+    new_card,
     put_back,
     rescued,
 )
@@ -83,14 +84,13 @@ class ActionModule(ActionBase):
             ) from error
 
     def _rescue(self, keeps: list[str]) -> dict[str, Any]:
-        machine = self._kept({})["machine"]
-        begin(self.host, self.folder, machine)
+        begin(self.host, self.folder, self._kept({})["card"])
         report = self.collector.collect()
         if self._task.check_mode:
             return {"changed": bool(report.collected), "collected": report.collected, "said": ""}
         make_private(self.folder)
         archive = remote_path(self, ARCHIVE)
-        saved = self._kept({"archive": archive, "paths": keeps})
+        saved = self._kept({"archive": archive, "paths": keeps, "card": new_card()})
         arriving = self.folder / f".{ARCHIVE}"
         self._connection.fetch_file(archive, str(arriving))
         arriving.chmod(0o600)
@@ -98,7 +98,7 @@ class ActionModule(ActionBase):
         pictures = rescued(self.collector)
         sync(arriving)
         arriving.rename(self.folder / ARCHIVE)
-        State(READY, machine, time.time(), pictures, saved["files"]).save(self.folder)
+        State(READY, saved["card"], time.time(), pictures, saved["files"]).save(self.folder)
         missing = f" ({', '.join(saved['missing'])} of reimage_keeps is not there)" if saved["missing"] else ""
         return {
             "changed": True,
@@ -117,11 +117,11 @@ class ActionModule(ActionBase):
         return {"changed": True, "said": f"{self.host}: its card is taken for lost: {known}"}
 
     def _recognise(self) -> dict[str, Any]:
-        state = finish(self.host, self.folder, self._kept({})["machine"])
+        state = finish(self.host, self.folder, self._kept({})["card"])
         return {"changed": False, "pictures": len(state.pictures), "kept": len(state.kept)}
 
     def _put_back(self) -> dict[str, Any]:
-        state = finish(self.host, self.folder, self._kept({})["machine"])
+        state = finish(self.host, self.folder, self._kept({})["card"])
         if self._task.check_mode:
             return {"changed": True, "moved": 0, "restored": [], "left": {}}
         restored = []

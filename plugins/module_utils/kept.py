@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, sync
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, sync, write_text
 
 BESIDE = ".new-card"
-MACHINE = "/etc/machine-id"
-"""Made at the first boot of a card: another one is another card."""
+CARD = "/var/lib/pi-fleet/card"
+"""What a card is told by: a name that it is given when it is rescued. One that was written anew has none."""
 
 
 class KeptError(Exception):
@@ -110,10 +110,13 @@ def restore(device: Device, archive: Path, files: Mapping[str, str]) -> list[str
     return restored
 
 
-def machine(device: Device) -> str:
-    """Return what tells this card from another one."""
-    found = device.path(MACHINE)
-    return found.read_text().strip() if found.exists() else ""
+def card(device: Device, name: str) -> str:
+    """Return the name of a card; one that has none is given this one, if it is not empty."""
+    found = (read_text(device.path(CARD)) or "").strip()
+    if not found and name:
+        write_text(device.path(CARD), f"{name}\n", mode=0o644)
+        return name
+    return found
 
 
 def _below(device: Device, path: Path) -> Iterator[Path]:

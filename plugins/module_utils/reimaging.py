@@ -7,6 +7,7 @@ The state of a device's reimaging is a file on the control node, so that a run k
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,8 +32,8 @@ class State:
     """What a device's card held when it was given free to be written."""
 
     step: str
-    machine: str
-    """Machine id of the old card; empty where the card was lost."""
+    card: str
+    """Name of the old card."""
     moment: float
     """When that was known, in seconds since the epoch."""
     pictures: dict[str, str] = field(default_factory=dict)
@@ -58,17 +59,22 @@ class State:
         write_text(folder / "state.json", json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", mode=0o600)
 
 
-def begin(host: str, folder: Path, machine: str) -> None:
+def new_card() -> str:
+    """Return a name that no card has."""
+    return secrets.token_hex(16)
+
+
+def begin(host: str, folder: Path, card: str) -> None:
     """Refuse to take another card for the old one: what is to go back would be forgotten."""
     state = State.load(folder)
-    if state and state.step == READY and state.machine != machine:
+    if state and state.step == READY and state.card != card:
         raise CollectError(
             f"{host} has another card than the one that {folder} is about: bring it to its end with reimage_step=after,"
             f" or move {folder} away, then run again."
         )
 
 
-def finish(host: str, folder: Path, machine: str) -> State:
+def finish(host: str, folder: Path, card: str) -> State:
     """Return the state of a device whose card was written anew; refuse one that was not, and one that is not ready."""
     state = State.load(folder)
     if state is None:
@@ -76,7 +82,7 @@ def finish(host: str, folder: Path, machine: str) -> State:
             f"Nothing is known of the card that {host} had: run reimage_step=before, or reimage_step=lost if that"
             " card is dead."
         )
-    if state.machine == machine:
+    if state.card == card:
         raise CollectError(f"{host} still has the card that it had: write the card anew, then run again.")
     return state
 
@@ -103,7 +109,7 @@ def lost(collector: Collector, folder: Path) -> tuple[State, str]:
     former = State.load(folder)
     standing = ledger.standing()
     here = {name: entry.sha256 for name, entry in standing.items() if collector.holds(entry)}
-    state = State(READY, "", time.time(), here, former.kept if former else {})
+    state = State(READY, new_card(), time.time(), here, former.kept if former else {})
     if ledger.looked is None:
         known = f"nothing was ever collected from {collector.host}"
     else:

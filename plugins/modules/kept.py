@@ -22,6 +22,10 @@ options:
     type: list
     elements: path
     default: []
+  card:
+    description: A name for this card, if it has none yet.
+    type: str
+    default: ""
   restore:
     description: SHA-256 of the files that the archive holds, by path; given, they are put back.
     type: dict
@@ -58,8 +62,8 @@ restored:
   type: list
   elements: str
   returned: when files are put back
-machine:
-  description: What tells this card from another one.
+card:
+  description: The name of this card; empty if it has none, as one that was written anew.
   type: str
   returned: success
 """
@@ -70,7 +74,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
-from ansible_collections.edge.pi_fleet.plugins.module_utils.kept import KeptError, machine, restore, save
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kept import KeptError, card, restore, save
 
 
 def main() -> None:
@@ -79,13 +83,15 @@ def main() -> None:
         argument_spec={
             "archive": {"type": "path"},
             "paths": {"type": "list", "elements": "path", "default": []},
+            "card": {"type": "str", "default": ""},
             "restore": {"type": "dict"},
         },
         supports_check_mode=True,
     )
     wanted, device = module.params, Device(module.run_command)
-    result: dict[str, Any] = {"machine": machine(device)}
     try:
+        name = card(device, "" if module.check_mode else wanted["card"])
+        result: dict[str, Any] = {"card": name}
         if wanted["archive"] and not module.check_mode:
             archive = Path(wanted["archive"])
             if wanted["restore"] is not None:

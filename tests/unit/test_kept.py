@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
-from ansible_collections.edge.pi_fleet.plugins.module_utils.kept import KeptError, check, machine, restore, save
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kept import KeptError, card, check, restore, save
 
 
 def no_commands(argv: list[str]) -> tuple[int, str, str]:
     raise AssertionError(argv)
 
 
-def card(path: Path) -> Device:
+def blank(path: Path) -> Device:
     path.mkdir()
     return Device(no_commands, path)
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Device:
-    device = card(tmp_path / "old")
+    device = blank(tmp_path / "old")
     notes = device.path("/home/pi/notes")
     (notes / "empty").mkdir(parents=True)
     (notes / "todo").write_bytes(b"water\x00the plants")
@@ -50,7 +50,7 @@ def test_what_is_saved_is_put_back_as_it_was(old: Device, tmp_path: Path) -> Non
     assert saved.missing == ["/not/there"]
     assert archive.stat().st_mode & 0o777 == 0o600
     check(archive, saved.files)
-    new = card(tmp_path / "new")
+    new = blank(tmp_path / "new")
     assert restore(new, archive, saved.files) == [
         "/home/pi/notes",
         "/home/pi/notes/empty",
@@ -68,7 +68,7 @@ def test_what_is_saved_is_put_back_as_it_was(old: Device, tmp_path: Path) -> Non
 def test_what_the_new_card_has_is_kept_beside(old: Device, tmp_path: Path) -> None:
     archive = tmp_path / "kept.tar"
     saved = save(old, ["/etc/hosts", "/home/pi/notes/link"], archive)
-    new = card(tmp_path / "new")
+    new = blank(tmp_path / "new")
     for name in ("/etc/hosts", "/etc/hosts.new-card", "/home/pi/notes/link"):
         new.path(name).parent.mkdir(parents=True, exist_ok=True)
         new.path(name).write_text(f"the image's {name}")
@@ -95,7 +95,7 @@ def test_what_is_put_back_is_hashed(old: Device, tmp_path: Path) -> None:
     archive = tmp_path / "kept.tar"
     save(old, ["/etc/hosts"], archive)
     with pytest.raises(KeptError, match="/etc/hosts is not what was put back"):
-        restore(card(tmp_path / "new"), archive, {"/etc/hosts": "0" * 64})
+        restore(blank(tmp_path / "new"), archive, {"/etc/hosts": "0" * 64})
 
 
 def test_a_pipe_is_refused_and_a_socket_left_out(old: Device, tmp_path: Path) -> None:
@@ -118,7 +118,8 @@ def test_without_room_for_the_archive_nothing_is_written(old: Device, tmp_path: 
     assert not (tmp_path / "kept.tar").exists()
 
 
-def test_a_card_is_told_from_another(old: Device) -> None:
-    assert machine(old) == ""
-    old.path("/etc/machine-id").write_text("157721dc55c685b995cb06740dfe41bf\n")
-    assert machine(old) == "157721dc55c685b995cb06740dfe41bf"
+def test_a_card_is_named_once(old: Device) -> None:
+    assert card(old, "") == ""
+    assert card(old, "first") == "first"
+    assert card(old, "second") == "first"
+    assert card(old, "") == "first"

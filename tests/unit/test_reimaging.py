@@ -65,7 +65,7 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_another_card_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
-    begin("roof-1", tmp_path, "old")
+    begin("roof-1", tmp_path, "")
     State(READY, "old", 0).save(tmp_path)
     begin("roof-1", tmp_path, "old")
     with pytest.raises(
@@ -186,7 +186,10 @@ def test_of_a_dead_card_is_said_what_is_known(pi: Pi, here: Path, tmp_path: Path
     State(DONE, "old", 0, {}, {"/etc/hosts": "aa"}).save(tmp_path)
     state, said = lost(collecting, tmp_path)
     assert state.step == READY
-    assert state.machine == ""
+    with pytest.raises(CollectError, match="roof-1 has another card"):
+        state.save(tmp_path)
+        begin("roof-1", tmp_path, "")
+    assert finish("roof-1", tmp_path, "") == state
     assert state.pictures == {name: digest(name.encode()) for name in ("1.jpg", "2.jpg")}
     assert state.kept == {"/etc/hosts": "aa"}
     assert said.startswith(
