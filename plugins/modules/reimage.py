@@ -12,8 +12,8 @@ description:
   - V(rescue) collects all field data and the files that O(keeps) names, and verifies each byte by SHA-256 on the
     control node, before it says that the card may be written anew. V(lost) goes by the last collection instead, without
     the device, and says what cannot be known.
-  - V(recognise) refuses a device that still has its old card, by the name that V(rescue) gave it. V(put_back) puts field
-    data and files back and has the device hash them. V(done) closes the matter.
+  - V(recognise) refuses a device that still has its old card, by the name that V(rescue) gave it. V(put_back) puts
+    field data and files back and has the device hash them. V(done) closes the matter.
   - The state is a file in O(state_path), so that what was killed is continued.
   - Runs on the control node; M(edge.pi_fleet.field_data) and M(edge.pi_fleet.kept) are its halves on the device.
 options:
