@@ -44,6 +44,7 @@ INVENTORY = {
 CLOSE = """
 import subprocess
 waiting = \'\'\'
+sleep 3
 systemctl stop ssh.socket ssh.service
 loginctl kill-user --signal=KILL pi
 for turn in $(seq {seconds}); do
@@ -163,12 +164,23 @@ def pull(fleet: Fleet, repository: Repository, commit: str) -> dict[str, dict[st
     """Push a commit with the devices' SSH closed; return what became of it once they say so and are open again."""
     for host in HOSTS:
         fleet.root(host, CLOSE.format(seconds=LONGEST, commit=commit))
-    time.sleep(3)
     for host in HOSTS:
-        with pytest.raises(AssertionError, match=r"Connection (refused|closed|reset)"):
-            fleet.root(host, "print()")
+        await_closed(fleet, host)
     repository.push(commit)
     return {host: result(fleet, host) for host in HOSTS}
+
+
+def await_closed(fleet: Fleet, host: str) -> None:
+    """Wait until nobody can log in to a device."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            fleet.root(host, "print()")
+        except AssertionError as error:
+            if "Connection refused" in str(error):
+                return
+        time.sleep(1)
+    raise AssertionError(f"{host} still lets people log in.")
 
 
 def result(fleet: Fleet, host: str) -> dict[str, Any]:
