@@ -1,4 +1,4 @@
-"""Makes what is dropped on devices importable, as it is there; property tests take the time that a busy machine needs."""
+"""Makes what is dropped on devices importable, as it is there; property tests may take their time on busy machines."""
 
 from __future__ import annotations
 
