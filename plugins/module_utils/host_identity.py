@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import paramiko
 from ansible_collections.edge.pi_fleet.plugins.module_utils.host_key import HostKey, known_keys, record
 
 # Told in exceptions; without a handler the library would print it.
@@ -45,6 +44,9 @@ class UnreachableError(Exception):
 
 def ask(address: str, port: int, timeout: float, types: Iterable[str] = ()) -> HostKey:
     """Return the host key that a server shows and proves to have; keys of these types are asked for first."""
+    # Devices that converge themselves ask nobody, and do without it.
+    import paramiko
+
     wanted = [name for kind in types for name in (TYPES[-2:] if kind == RSA else (kind,)) if name in TYPES]
     try:
         connection = socket.create_connection((address, port), timeout)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -99,6 +100,21 @@ class Fleet:
         if done.returncode != 0:
             raise AssertionError(f"{host}: {done.stderr}")
         return done.stdout
+
+    def await_boot(self, host: str, timeout: float = 120) -> None:
+        """Wait until a device that was restarted is up again, and all that it starts has started."""
+        wait = (
+            "import subprocess; subprocess.run(['systemctl', 'is-system-running', '--wait'], stdout=subprocess.DEVNULL)"
+        )
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.root(host, wait)
+            except AssertionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            else:
+                return
 
     def manifest(self, host: str) -> dict[str, str]:
         """Return what stands on a device's disk: see manifest.py."""

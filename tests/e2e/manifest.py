@@ -42,8 +42,8 @@ def describe(path: Path) -> str:
             # A password is each machine's own; that there is one is not.
             content = re.sub(rb"\$[^:]+", b"set", content)
         if path.parent == Path("/etc/pi-fleet/private"):
-            # So is a token.
-            content = re.sub(rb"[0-9a-f]{64}", b"token", content)
+            # So are a token and the core's name at the broker.
+            content = re.sub(rb"[0-9a-f]{64}|localcore-[0-9a-f]{16}", b"token", content)
         return f"{text} {hashlib.sha256(content).hexdigest()}"
     return text
 

@@ -87,6 +87,8 @@ def test_a_restart_brings_all_of_it_back(fleet: Fleet) -> None:
     engine = "podman"
     for host in hosts:
         subprocess.run([engine, "restart", f"{os.environ['E2E_FLEET']}-{host}"], check=True, capture_output=True)
-    wait = fleet.playbook("playbooks/verify.yml", "--extra-vars", "ansible_timeout=60 verify_ask=true")
-    assert wait.code == 0, wait.output[-4000:]
+    for host in hosts:
+        fleet.await_boot(host)
+    run = fleet.playbook("playbooks/verify.yml", "--extra-vars", "verify_ask=true")
+    assert run.code == 0, run.output[-4000:]
     assert {host: fleet.root(host, STARTED) for host in hosts} == before

@@ -151,7 +151,11 @@ def repository(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Reposi
     collection = "collections/ansible_collections/edge/pi_fleet"
     for link in (path for path in (ROOT / collection).iterdir() if path.is_symlink()):
         (folder / collection / link.name).symlink_to(link.readlink())
-    (folder / "inventory/pull").mkdir()
+    (folder / "inventory/pull/keys").mkdir(parents=True)
+    make_key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "inventory/pull/keys/collect")]
+    subprocess.run(make_key, check=True)
+    # The private one is the control node's.
+    (folder / "inventory/pull/keys/collect").unlink()
     (folder / "inventory/pull/hosts.json").write_text(json.dumps(INVENTORY))
     shutil.copytree(ROOT / ".cache/models/demonstration", folder / "artifacts/models/demonstration")
     (folder / "artifacts/wheels").mkdir()
