@@ -211,7 +211,7 @@ def main() -> int:
     ):
         parser.add_argument(option, type=lambda path: Path(path).absolute(), default=default, help=what)
     parser.add_argument("--events", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=120.0, help="limit of one event")
+    parser.add_argument("--seconds", type=float, default=300.0, help="limit of one event")
     parser.add_argument("--limit", type=float, default=128.0, help="MiB that the Lambda may take")
     options = parser.parse_args()
     measured = measure(options)

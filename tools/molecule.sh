@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Runs molecule's scenarios, three at a time, since each waits a good part of its time; each goes from nothing to nothing, and it
-# is said how long it took.
+# Runs molecule's scenarios, two at a time, each from nothing to nothing, and says how long each took.
 # usage: molecule.sh [SCENARIO ...]    without a name: all of the gate
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -32,7 +31,7 @@ fi
 
 export -f scenario
 export log
-printf '%s\n' "$@" | xargs --max-procs=3 -I{} bash -c 'scenario {}' || {
+printf '%s\n' "$@" | xargs --max-procs=2 -I{} bash -c 'scenario {}' || {
   echo "molecule: some of $# scenarios failed"
   exit 1
 }
