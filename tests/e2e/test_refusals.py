@@ -68,7 +68,7 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
         ('{"local_core_subscriptions": [{"source": "cloud", "subject": "a", "target": "gone"}]}', "'gone'"),
         ('{"local_core_lambdas": [{"name": "f", "src": "/no", "handler": "a.b"}]}', "the folder /no of f is not there"),
         ("mxnet_dependencies_wheel=/no/such.whl", "/no/such.whl is not there"),
-        ("preflight_disk_free=99999999", "needs 99999999 MiB"),
+        ("preflight_install_free=99999999", "needs 99999999 MiB to install what is missing"),
         ("ansible_become_password=wrong", "sudo refuses the password that was given"),
         ("ansible_become_password=", "sudo asks for a password and none was given"),
         ("ansible_port=1", "does not answer at 127.0.0.1:1 .*check its power, network and address"),
