@@ -166,7 +166,7 @@ def test_300_of_300_pictures_survive(farm: Farm) -> None:
 
     chance = random.Random(SEED)
     for number in range(KILLS):
-        moment = chance.uniform(0.5, 6)
+        moment = chance.uniform(0.3, 3)
         printed = farm.kill(REIMAGE, "TASK [edge.pi_fleet.reimage : Rescue", moment, *step("before"))
         assert "Flash it now" not in printed, "killed too late to prove anything"
         print(f"kill {number} after {moment:.1f} s: {len(farm.here()['pi-trixie'])} pictures of pi-trixie are here")
