@@ -214,6 +214,9 @@ for part in (0.05, 0.3, 0.5, 0.7, 0.95):
     answer = client.wait(begun)
     client.forget()
     later = client.ask()
+    if answer["topic"] == RESPONSE and later["topic"] not in (RESPONSE, None):
+        # What was killed once it had published the answer, and had not said that it was done, is reported as well.
+        later = client.wait(time.monotonic())
     if {victim!r} == "broker" and later["topic"] is None:
         # It has forgotten what it had not passed on: who asks while the core is about to be back asks again.
         later = client.ask()
