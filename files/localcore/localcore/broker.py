@@ -26,6 +26,8 @@ KEEPALIVE = 30
 FIRST_RETRY = 0.1
 """Seconds; sooner than clients, which wait a second: what they send when the broker is back finds the core there."""
 SLOWEST_RETRY = 2
+SOON = 50
+"""Tries after which a broker that is not there is looked for less often: a restart takes a second or two."""
 SETTLE = 2.0
 """Seconds that messages wait once the broker is back: who asked is back later than the core, and may have lost its
 session with the broker; an answer that is sent before would reach nobody."""
@@ -70,7 +72,7 @@ class Broker:
         self._connected = False
         self._lost = False
         self._stopping = False
-        self._retry = FIRST_RETRY
+        self._tries = 0
         self._subscribed = False
         self._settling: asyncio.TimerHandle | None = None
         self._dropped = 0
@@ -170,7 +172,7 @@ class Broker:
 
     def _now_connected(self, session: bool) -> None:
         self._connected = True
-        self._retry = FIRST_RETRY
+        self._tries = 0
         self._say(logging.INFO, "connected")
         if self._dropped:
             log.warning("%d messages were dropped while the broker was away.", self._dropped)
@@ -192,8 +194,8 @@ class Broker:
         self._settle()
         self._send()
 
-    def _now_lost(self, client: Any, why: str) -> None:
-        """Begin anew with another client, soon, and less soon each time that the broker is not there."""
+    def _now_lost(self, client: Any, why: str, refused: bool) -> None:
+        """Begin anew with another client: soon, unless the broker has been away for long or refuses."""
         if client is not self._client or self._loop is None or self._stopping:
             return
         self._lost = self._lost or self._connected
@@ -204,8 +206,8 @@ class Broker:
             self._waiting.put_back(message)
         self._unacknowledged.clear()
         self._client = self._make_client()
-        self._loop.call_later(self._retry, self._reopen)
-        self._retry = min(2 * self._retry, SLOWEST_RETRY)
+        self._tries += 1
+        self._loop.call_later(SLOWEST_RETRY if refused or self._tries > SOON else FIRST_RETRY, self._reopen)
 
     def _reopen(self) -> None:
         if not self._stopping:
@@ -239,7 +241,7 @@ class Broker:
 
     def _on_connect(self, client: Any, _data: Any, flags: Any, code: Any, *_more: Any) -> None:
         if _is_failure(code, 1):
-            self._end(client, str(code))
+            self._end(client, str(code), refused=True)
             return
         session = flags["session present"] if isinstance(flags, dict) else flags.session_present
         self._in_loop(self._now_connected, bool(session))
@@ -250,10 +252,10 @@ class Broker:
     def _on_disconnect(self, client: Any, *_more: Any) -> None:
         self._end(client, "the connection ended")
 
-    def _end(self, client: Any, why: str) -> None:
+    def _end(self, client: Any, why: str, *, refused: bool = False) -> None:
         # It would try again by itself if this was its first try.
         client.disconnect()
-        self._in_loop(self._now_lost, client, why)
+        self._in_loop(self._now_lost, client, why, refused)
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Iterable[Any], *_more: Any) -> None:
         self._in_loop(self._now_subscribed, any(_is_failure(code, REFUSED_SUBSCRIPTION) for code in codes))

@@ -414,7 +414,7 @@ def test_a_broker_that_refuses_is_asked_again_and_not_in_haste(
 
     async def test() -> None:
         await asyncio.sleep(3)
-        assert 3 <= made <= 7
+        assert 1 <= made <= 3
         mosquitto.stop()
         mosquitto.lines = ["allow_anonymous true"]
         mosquitto.start()
