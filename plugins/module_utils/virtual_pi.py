@@ -6,7 +6,6 @@ limits). `Host.detect` looks, `Engine` turns what it saw into arguments; nothing
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -319,12 +318,6 @@ def take_snapshot(engine: Engine, instance: Instance, image: str) -> None:
     finally:
         engine.call("rm", "--force", maker)
         engine.call("rmi", "--force", f"{image}-{maker}")
-
-
-def fingerprint(public_key: str) -> str:
-    """Return the fingerprint of a line with an SSH public key, as ssh-keygen shows it."""
-    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
-    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ options:
       - What to look at. Each has C(role), C(check) (the text that is shown), C(kind), and what the kind asks for.
       - The kinds are C(path), C(user), C(group), C(sysctl), C(package), C(unit), C(import), C(release),
         C(distribution), C(units), C(swap), C(kernel_cmdline), C(memory_controller), C(camera), C(listening),
-        C(loopback), C(pull) and C(answer).
+        C(loopback), C(host_key), C(hostname), C(first_boot), C(pull) and C(answer).
     type: list
     elements: dict
     required: true

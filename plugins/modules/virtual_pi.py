@@ -142,6 +142,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge.pi_fleet.plugins.module_utils.host_key import HostKey
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     ARCHITECTURES,
     LABEL,
@@ -155,7 +156,6 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     VirtualPiError,
     connection,
     create,
-    fingerprint,
     host_mirror,
     wait_until_booted,
 )
@@ -251,12 +251,13 @@ def converge(module: AnsibleModule, host: Host, engine: Engine) -> None:
     images = wanted_images(module, host)
     key = Path(module.params["private_key"] or "/nonexistent")
     public_key = key.with_suffix(".pub").read_text().strip() if images else ""
+    fingerprint = HostKey.parse(public_key).fingerprint if images else ""
     wanted = [
         Instance(
             fleet,
             item["name"],
             image.name,
-            fingerprint(public_key),
+            fingerprint,
             tuple((each["src"], each["dest"]) for each in item["files"]),
         )
         for item, image in zip(module.params["instances"], images, strict=True)

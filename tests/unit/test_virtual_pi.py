@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.edge.pi_fleet.plugins.module_utils import virtual_pi
+from ansible_collections.edge.pi_fleet.plugins.module_utils.host_key import HostKey
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     Connection,
     Engine,
@@ -359,7 +360,7 @@ def test_one_that_was_made_from_another_image_or_for_another_key_is_not_as_wante
 def test_the_fingerprint_of_a_key_is_that_of_ssh_keygen(tmp_path: Path) -> None:
     virtual_pi.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "id")])
     shown = virtual_pi.run(["ssh-keygen", "-l", "-f", str(tmp_path / "id.pub")])
-    assert virtual_pi.fingerprint((tmp_path / "id.pub").read_text()) == shown.split()[1]
+    assert HostKey.parse((tmp_path / "id.pub").read_text()).fingerprint == shown.split()[1]
 
 
 def test_a_virtual_pi_is_made_with_its_seed() -> None:

@@ -148,9 +148,7 @@ class Broker:
     # --- in the loop, after what paho says
 
     def _send(self) -> None:
-        while (
-            self._connected and not self._settling and self._waiting and len(self._unacknowledged) < MOST_UNACKNOWLEDGED
-        ):
+        while self._may_send and self._waiting and len(self._unacknowledged) < MOST_UNACKNOWLEDGED:
             message = self._waiting.take()
             info = self._client.publish(message.topic, message.payload, qos=QOS)
             # Should the connection be lost just now, it waits again.
