@@ -68,7 +68,7 @@ def test_a_run_is_followed_to_its_end(arguments: dict[str, Any]) -> None:
     callback.v2_playbook_on_play_start(Thing(hosts=["devices"], get_variable_manager=lambda: manager))
     callback.v2_runner_on_start(Thing(get_name=lambda: "pi-1"), None)
     callback.v2_runner_on_unreachable(result("pi-1", msg="pi-1 does not\nanswer."))
-    callback.v2_playbook_on_play_start(Thing(hosts=["rollout_devices"], get_variable_manager=lambda: manager))
+    callback.v2_playbook_on_play_start(Thing(hosts=["devices:&rollout_devices"], get_variable_manager=lambda: manager))
     for host in ("pi-2", "pi-3"):
         callback.v2_runner_on_start(Thing(get_name=lambda host=host: host), None)
     callback.v2_runner_on_failed(result("pi-3", msg="A disk is full."))
