@@ -86,14 +86,24 @@ package: .venv/installed ## write the Lambda as the zip that the AWS console tak
 collection: .venv/installed ## write the Ansible collection into dist/
 	@tools/build_collection.py
 
+.PHONY: offline-bundle
+offline-bundle: tools model ## write one file that a site without internet provisions from, into dist/ (RELEASE, ARCH, MODELS, SOURCES, PACKAGES)
+	@tools/offline_bundle.py --release $(RELEASE) --architecture $(or $(ARCH),$(NATIVE)) --mirror "$(MIRROR)" \
+	  --models $(MODELS) --sources $(SOURCES) --packages $(PACKAGES)
+
+# Models of your own, or the one that demonstrates.
+MODELS ?= .cache/models/demonstration
+
 .PHONY: docs
 docs: .venv/installed ## write what is generated in READMEs: inputs of roles, the table of roles
 	@tools/docs.py
 
 .PHONY: lock
-lock: .venv/installed ## pin what pyproject.toml names, with hashes, in requirements.lock
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --group dev pyproject.toml --output-file requirements.lock
+lock: .venv/installed ## pin what pyproject.toml names, with hashes: all of it, and what a control node needs to run
+	@uv pip compile $(PINS) --group dev pyproject.toml --output-file requirements.lock
+	@uv pip compile $(PINS) --constraint requirements.lock pyproject.toml --output-file requirements-run.lock
+
+PINS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .PHONY: clean
 clean: ## remove what this project made here: virtual Pis and images by their label, .venv, .cache, dist

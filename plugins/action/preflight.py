@@ -32,4 +32,5 @@ class ActionModule(Contact):
         )
         if result.get("failed"):
             result["msg"] = f"{host}: {result['msg']}"
-        return {**result, "release": answer.release, "architecture": answer.architecture}
+        found = {"release": answer.release, "architecture": answer.architecture, "offline": answer.offline}
+        return {**result, "ansible_facts": {"pi_fleet_preflight": found}}

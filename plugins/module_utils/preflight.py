@@ -26,6 +26,7 @@ echo "architecture=$(dpkg --print-architecture)"
 echo "machine=$(uname -m)"
 echo "armv6=$(grep -c -m1 'ARMv6' /proc/cpuinfo)"
 echo "python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
+echo "offline=$(sed -n 's|^// pi-fleet offline ||p' /etc/apt/apt.conf.d/99pi-fleet-offline 2>/dev/null)"
 echo "clock=$(date +%s)"
 """
 
@@ -47,6 +48,8 @@ class Answer:
     machine: str
     armv6: bool
     python: str
+    offline: str
+    """The bundle that its apt uses in place of archives: what role offline wrote last."""
     clock: int
 
     @classmethod
@@ -60,6 +63,7 @@ class Answer:
             machine=pairs.get("machine", ""),
             armv6=pairs.get("armv6", "0") == "1" or pairs.get("machine", "").startswith("armv6"),
             python=pairs.get("python", ""),
+            offline=pairs.get("offline", ""),
             clock=int(clock) if clock.isdecimal() else 0,
         )
 

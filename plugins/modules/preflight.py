@@ -49,14 +49,24 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-release:
-  description: Code name of the device's Debian release.
-  type: str
+ansible_facts:
+  description: C(pi_fleet_preflight), for the roles that follow.
+  type: dict
   returned: success
-architecture:
-  description: Architecture of its userland, by Debian's name.
-  type: str
-  returned: success
+  contains:
+    pi_fleet_preflight:
+      description: What the device is.
+      type: dict
+      contains:
+        release:
+          description: Code name of its Debian release.
+          type: str
+        architecture:
+          description: Architecture of its userland, by Debian's name.
+          type: str
+        offline:
+          description: The bundle of packages that its apt uses; empty where it uses archives.
+          type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -215,6 +215,13 @@ def test_verify_looks_at_all_roles_that_leave_something_behind() -> None:
             assert set(named) == {role}
 
 
+@pytest.mark.parametrize("role", [role for role in ON_DEVICES if role != "camera"])
+def test_packages_are_named_where_bundles_for_sites_without_internet_read_them(role: str) -> None:
+    for task in tasks(role):
+        name = task.get("ansible.builtin.apt", {}).get("name")
+        assert name is None or name.startswith(f"{{{{ __{role}_packages"), task["name"]
+
+
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
 
 

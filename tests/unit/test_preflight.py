@@ -34,6 +34,7 @@ def said(**changes: str) -> str:
         "machine": "aarch64",
         "armv6": "0",
         "python": "3.11",
+        "offline": "",
         "clock": str(NOW),
     }
     return "".join(f"{key}={value}\n" for key, value in {**lines, **changes}.items())
@@ -49,7 +50,7 @@ def refused(text: str, asked: float = NOW, answered: float = NOW) -> list[str]:
 
 
 def test_what_a_device_answers() -> None:
-    assert Answer.parse(BUSTER) == Answer("buster", "armhf", "armv7l", False, "3.7", NOW)
+    assert Answer.parse(BUSTER) == Answer("buster", "armhf", "armv7l", False, "3.7", "", NOW)
     assert Answer.parse(ZERO).armv6
     assert Answer.parse(said(armv6="", machine="armv6l")).armv6
     assert not Answer.parse(said(armv6="")).armv6
@@ -354,8 +355,9 @@ def test_a_device_without_python_is_refused_before_a_module_runs(monkeypatch: py
 def test_a_device_that_passes_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, NOW)
     # The last command of the question may fail and all be said.
-    result = answering(reply(rc=1, stdout=HALF), {"changed": False})
-    assert result == {"changed": False, "release": "bookworm", "architecture": "armhf"}
+    result = answering(reply(rc=1, stdout=said(architecture="armhf", offline="201066a9df94c150")), {"changed": False})
+    found = {"release": "bookworm", "architecture": "armhf", "offline": "201066a9df94c150"}
+    assert result == {"changed": False, "ansible_facts": {"pi_fleet_preflight": found}}
 
 
 def test_what_the_module_refuses_is_told_with_the_hosts_name(monkeypatch: pytest.MonkeyPatch) -> None:
