@@ -44,7 +44,7 @@ BEGUN := $(shell date +%s)
 .PHONY: test-full
 test-full: test ## the gate, and what takes hours: whole lives of fleets, 32-bit ARM on Trixie too, killed runs, mutants
 	@$(MAKE) reference
-	@tools/molecule.sh pull reimage rollout
+	@tools/molecule.sh offline pull reimage rollout
 	@ARMHF_RELEASE=trixie tools/molecule.sh armhf
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants

@@ -236,11 +236,8 @@ def write_packages(folder: Path, release: str, archive: Archive, extra: Sequence
         base = next(base for source in archive.sources for base in source.uris if uri.startswith(base))
         _copy(file, folder / archive_folder(base) / unquote(uri.removeprefix(base)))
     (folder / "offline.sources").write_text(device_sources(archive.sources, archive.architecture))
-    (folder / "offline.conf").write_text(apt_settings(f"{DEVICE_PATH}/offline.sources", "-"))
-    # What Debian's own apt has, to go back to; an archive that does not answer is no archive to go back to.
-    (folder / "online.conf").write_text(
-        apt_settings("sources.list", "sources.list.d") + 'APT::Update::Error-Mode "any";\n'
-    )
+    settings = f'Dir::Etc::SourceList "{DEVICE_PATH}/offline.sources";\nDir::Etc::SourceParts "-";\n'
+    (folder / "offline.conf").write_text(settings)
     content = hashlib.sha256("".join(checksums(folder)).encode()).hexdigest()
     about = {"release": release, "architecture": archive.architecture, "packages": names, "content": content}
     (folder / "packages.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -282,11 +279,6 @@ def write_rest(folder: Path, models: Sequence[Path]) -> None:
     (folder / "python").write_text(python_here())
     lines = checksums(folder)
     (folder / "SHA256SUMS").write_text("".join(lines))
-
-
-def apt_settings(source_list: str, source_parts: str) -> str:
-    """Return the settings by which apt reads these sources and no others."""
-    return f'Dir::Etc::SourceList "{source_list}";\nDir::Etc::SourceParts "{source_parts}";\n'
 
 
 def checksums(folder: Path) -> list[str]:

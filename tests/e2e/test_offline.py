@@ -46,6 +46,8 @@ class Site:
     home: Path
     fleet: Fleet
     packages: str
+    route: str
+    """The device's default route, while it has one."""
 
     def environment(self) -> dict[str, str]:
         """Return what programs of the control node see: nothing of this checkout, and no way to the internet."""
@@ -70,13 +72,13 @@ def run(argv: Sequence[str], **options: object) -> str:
     return output
 
 
-def cut_off(container: str) -> None:
-    """Take a virtual Pi's default route away: this machine, on its own network, is all that it reaches."""
+def routes(container: str, *change: str) -> str:
+    """Show or change the routes of a virtual Pi. Without a default one, this machine is all that it reaches."""
     engine = Engine.find("auto", Host.detect())
     process = engine.call("inspect", "--format", "{{.State.Pid}}", container).strip()
     # A rootless container's network belongs to a user namespace of its own.
     rootless = ["podman", "unshare"] if engine.program == "podman" and os.geteuid() != 0 else []
-    run([*rootless, "nsenter", f"--target={process}", "--net", "ip", "route", "del", "default"])
+    return run([*rootless, "nsenter", f"--target={process}", "--net", "ip", "route", *change]).strip()
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,9 @@ def site(fleet: Fleet) -> Site:
     run(["tar", "--extract", "--file", str(archive), "--directory", str(folder)])
     unpacked = archive.with_suffix("")
     extra = ["--extra-vars", f"image_classifier_model={unpacked}/models/demonstration"]
-    made = Site(unpacked, home, replace(fleet, extra=extra), f"{unpacked}/packages")
+    made = Site(
+        unpacked, home, replace(fleet, extra=extra), f"{unpacked}/packages", routes(CONTAINER, "show", "default")
+    )
     # Without any network, as a user who has none would notice.
     alone = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--net"]
     told = run([*alone, str(unpacked / "install")], env={**os.environ, "HOME": str(home)})
@@ -122,7 +126,7 @@ def test_a_bundle_for_another_device_is_refused_before_anything_is_touched(site:
 
 
 def test_a_device_whose_only_route_is_the_control_node_is_provisioned(site: Site) -> None:
-    cut_off(CONTAINER)
+    routes(CONTAINER, "del", "default")
     assert site.fleet.root(HOST, REACHES).strip() == "cut off"
     begun = time.monotonic()
     first = site.play("playbooks/site.yml")
@@ -133,8 +137,7 @@ def test_a_device_whose_only_route_is_the_control_node_is_provisioned(site: Site
     assert second.code == 0, second.output
     assert second.changed[HOST] == 0
     # Packages came from the bundle, whose index apt has verified by the release's own keys.
-    policy = site.fleet.root(HOST, "import subprocess; print(subprocess.getoutput('apt-cache policy python3-opencv'))")
-    assert "file:/opt/pi-fleet/offline/current/" in policy
+    assert "file:/opt/pi-fleet/offline/current/" in offered(site)
     assert "Trusted" not in Path(site.packages, "offline.sources").read_text()
 
 
@@ -157,8 +160,29 @@ def test_a_run_that_was_killed_before_its_end_begins_again(site: Site) -> None:
     assert site.play("playbooks/site.yml", "--tags", "offline").changed[HOST] == 0
 
 
-def test_a_device_that_reaches_no_archive_keeps_the_bundle(site: Site) -> None:
+def offered(site: Site) -> str:
+    """Return where the device's apt would take a package from."""
+    return site.fleet.root(HOST, "import subprocess; print(subprocess.getoutput('apt-cache policy python3-opencv'))")
+
+
+def test_a_device_that_reaches_no_archive_says_so_and_takes_the_bundle_again(site: Site) -> None:
     failed = site.play("playbooks/site.yml", "--tags", "offline", packages="")
     assert failed.code != 0
-    assert failed.changed[HOST] == 0
-    assert site.fleet.root(HOST, f"import os; print(os.path.exists('{DROPIN}'))").strip() == "True"
+    assert "Failed to update apt cache" in failed.output
+    again = site.play("playbooks/site.yml", "--tags", "offline")
+    assert again.code == 0, again.output
+    assert "file:/opt/pi-fleet/offline/current/" in offered(site)
+
+
+def test_a_device_that_has_its_route_back_goes_back_to_its_archives(site: Site) -> None:
+    routes(CONTAINER, "add", *site.route.split())
+    assert site.fleet.root(HOST, REACHES).strip() == "reached"
+    back = site.play("playbooks/site.yml", packages="")
+    assert back.code == 0, back.output
+    policy = offered(site)
+    assert "http" in policy
+    assert "file:" not in policy
+    left = f"import os; print([os.path.exists(path) for path in ('{DROPIN}', '/opt/pi-fleet/offline')])"
+    assert site.fleet.root(HOST, left).strip() == "[False, False]"
+    assert site.play("playbooks/site.yml", packages="").changed[HOST] == 0
+    assert site.play("playbooks/verify.yml", packages="").code == 0
