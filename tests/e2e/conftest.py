@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -120,6 +122,24 @@ class Fleet:
         """Return what stands on a device's disk: see manifest.py."""
         found: dict[str, str] = json.loads(self.root(host, (HERE / "manifest.py").read_text()))
         return found
+
+
+def kill_all(process: subprocess.Popen[str]) -> str:
+    """Kill a playbook and all that it started, at once; return what it still had to say.
+
+    Ansible's workers have sessions of their own: killing the playbook's alone would let them finish.
+    """
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    doomed = {process.pid}
+    while more := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
+        doomed |= more
+    for pid in doomed:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return process.communicate()[0]
 
 
 @cache

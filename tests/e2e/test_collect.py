@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import PROJECT, Fleet, Run
+from tests.e2e.conftest import PROJECT, Fleet, Run, kill_all
 
 SEED = 20261125
 COLLECT = "playbooks/collect.yml"
@@ -46,24 +43,6 @@ for number in range({count}):
     write({name}.format(number), chance.randbytes(chance.randint(1, {size})))
 print(json.dumps(sums()))
 """
-
-
-def kill_all(process: subprocess.Popen[str]) -> str:
-    """Kill a playbook and all that it started, at once; return what it still had to say.
-
-    Ansible's workers have sessions of their own: killing the playbook's alone would let them finish.
-    """
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    doomed = {process.pid}
-    while more := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
-        doomed |= more
-    for pid in doomed:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return process.communicate()[0]
 
 
 def device(fleet: Fleet, host: str, script: str) -> Any:

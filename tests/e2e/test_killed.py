@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.conftest import PROJECT, Fleet
+from tests.e2e.conftest import PROJECT, Fleet, kill_all
 
 SEED = 20261007
 RANDOM_KILLS = int(os.environ.get("E2E_KILLS", "2"))
@@ -119,7 +118,6 @@ def kill(fleet: Fleet, host: str, moment: Moment) -> str:
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        start_new_session=True,
     )
     assert process.stdout
     printed = ""
@@ -129,8 +127,7 @@ def kill(fleet: Fleet, host: str, moment: Moment) -> str:
             break
     time.sleep(moment.seconds)
     fleet.root(host, POWER.format(names=moment.processes))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill_all(process)
     assert moment.text in printed, printed
     return printed
 

@@ -23,8 +23,8 @@ import pytest
 import yaml
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import Engine, Host
 
-from tests.e2e.conftest import PROJECT, Run
-from tests.e2e.test_collect import DEVICE, MAKE, flat, kill_all, row
+from tests.e2e.conftest import PROJECT, Run, kill_all
+from tests.e2e.test_collect import DEVICE, MAKE, flat, row
 from tests.e2e.test_first_boot import BLANK, CMDLINE, FLEET, PASSWORD, SEEDED, Site, switch_on_again
 
 SEED = 20261126

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import pytest
 import yaml
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import gather
 
-from tests.e2e.conftest import ON_DEVICE, PROJECT, Fleet, Run, on
+from tests.e2e.conftest import ON_DEVICE, PROJECT, Fleet, Run, kill_all, on
 from tools.mutants import copy_project
 
 NAMES = [f"pi-{number:02}" for number in range(1, int(os.environ.get("E2E_DEVICES", "10")) + 1)]
@@ -233,13 +232,11 @@ def test_a_rollout_that_was_killed_before_its_proof_is_undone(fleet: Fleet, bad:
     before = current(fleet, "pi-06")
     command = bad.command(*PLAY, "--limit", "pi-06")
     environment = bad.environment() | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, cwd=bad.project, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    with subprocess.Popen(command, cwd=bad.project, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert any("Keep the Lambda running" in line for line in process.stdout)
         assert any("changed: [pi-06]" in line for line in process.stdout)
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_all(process)
     assert current(fleet, "pi-06") != before
     assert not answers(fleet, "pi-06")
     run = fleet.playbook("playbooks/rollback.yml", "--limit", "pi-06")
