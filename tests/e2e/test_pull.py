@@ -256,8 +256,11 @@ def test_devices_converge_with_the_control_node_switched_off(fleet: Fleet, repos
         print(f"{host}: {len(told[host]['changed'])} tasks changed it in {told[host]['seconds']} s")
 
 
-def test_what_was_pulled_is_what_a_push_would_have_made(fleet: Fleet) -> None:
-    run = fleet.playbook("playbooks/verify.yml", f"--limit={','.join(HOSTS)}", "--extra-vars=verify_ask=true")
+def test_what_was_pulled_is_what_a_push_would_have_made(fleet: Fleet, repository: Repository) -> None:
+    # The key that collects is the repository's.
+    key = f"collect_key={repository.folder}/inventory/pull/keys/collect"
+    limit = f"--limit={','.join(HOSTS)}"
+    run = fleet.playbook("playbooks/verify.yml", limit, "--extra-vars=verify_ask=true", f"--extra-vars={key}")
     assert run.code == 0, run.output[-4000:]
 
 
