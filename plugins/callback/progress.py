@@ -173,7 +173,8 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         """Note that a device begins with a task."""
         with self.lock:
-            self.progress.start(host.get_name(), task.get_name(), time.monotonic())
+            name = task.get_name().removeprefix("edge.pi_fleet.")
+            self.progress.start(host.get_name(), name, time.monotonic())
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """Note that a device is done with its task."""
