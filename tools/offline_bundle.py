@@ -31,7 +31,14 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "collections"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import VirtualPiError, host_mirror
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kept import file_sha256
+from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
+    ARCHITECTURES,
+    RELEASES,
+    VirtualPiError,
+    apt_sources,
+    host_mirror,
+)
 
 from tools import build_collection
 
@@ -195,15 +202,15 @@ class Archive:
             if not signed.exists():
                 raise BundleError(f"{uri} has no InRelease for {release}, which devices could verify; leave it out.")
             yield uri, f"dists/{release}/InRelease", signed
-            hashes = dict(
-                re.findall(rf"^ ([0-9a-f]{{64}}) +\d+ ({re.escape(listed)}\S*)$", signed.read_text(), re.MULTILINE)
-            )
-            by_name = {name: digest for digest, name in hashes.items()}
-            name = next(listed + end for end in COMPRESSIONS if listed + end in by_name)
+            found = re.findall(rf"^ ([0-9a-f]{{64}}) +\d+ ({re.escape(listed)}\S*)$", signed.read_text(), re.MULTILINE)
+            hashes = {name: digest for digest, name in found}
+            name = next((listed + end for end in COMPRESSIONS if listed + end in hashes), "")
+            if not name:
+                raise BundleError(f"{uri} has no sha256 of {listed} as .xz, .gz or plain text; leave it out.")
             target = self.root / "indexes" / archive_folder(uri) / release / name
             target.parent.mkdir(parents=True, exist_ok=True)
             address = f"{uri}dists/{release}/{name}"
-            self._run("/usr/lib/apt/apt-helper", "download-file", address, str(target), f"SHA256:{by_name[name]}")
+            self._run("/usr/lib/apt/apt-helper", "download-file", address, str(target), f"SHA256:{hashes[name]}")
             yield uri, f"dists/{release}/{name}", target
 
     def _apt(self, *arguments: str) -> str:
@@ -265,7 +272,9 @@ def write_rest(folder: Path, models: Sequence[Path]) -> None:
         shutil.copy(ROOT / "tools/offline" / name, folder / name)
     for name in ("ansible.cfg", "requirements-run.lock"):
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "inventory/example", folder / "inventory/example")
+    # What git knows of it: somebody may have tried it, and have keys in it.
+    for path in build_collection.files_below(ROOT / "inventory/example"):
+        _copy(path, folder / path.relative_to(ROOT))
     build_collection.build(folder / "collection")
     for model in models:
         if not model.exists():
@@ -277,13 +286,14 @@ def write_rest(folder: Path, models: Sequence[Path]) -> None:
         else:
             _copy(model, folder / "models" / model.name)
     (folder / "python").write_text(python_here())
-    lines = checksums(folder)
-    (folder / "SHA256SUMS").write_text("".join(lines))
+    (folder / "SHA256SUMS").write_text("".join(checksums(folder)))
 
 
 def checksums(folder: Path) -> list[str]:
     """Return the lines of SHA256SUMS for the files of a folder."""
-    return [f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [
+        f"{file_sha256(path)}  {path.relative_to(folder)}\n" for path in sorted(folder.rglob("*")) if path.is_file()
+    ]
 
 
 def python_here() -> str:
@@ -296,11 +306,6 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copy(source, target)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def debian(release: str, mirror: str) -> list[Source]:
     """Return the sources of Debian itself, which 64-bit Raspberry Pi OS names too."""
     fields = {"Types": "deb", "Components": "main", "Signed-By": KEYRING}
@@ -310,8 +315,8 @@ def debian(release: str, mirror: str) -> list[Source]:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--release", required=True, choices=["bookworm", "trixie"])
-    parser.add_argument("--architecture", required=True, choices=["amd64", "arm64", "armhf"])
+    parser.add_argument("--release", required=True, choices=RELEASES)
+    parser.add_argument("--architecture", required=True, choices=ARCHITECTURES)
     parser.add_argument("--sources", nargs="*", default=[], type=Path, help="a device's /etc/apt/sources.list.d/*")
     parser.add_argument("--mirror", default="", help="Debian mirror, where no --sources are; this host's own")
     parser.add_argument("--packages", nargs="*", default=[], help="packages beside those of the roles")
@@ -320,19 +325,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def host_sources() -> list[str]:
-    """Return what this host's own apt names."""
-    etc = Path("/etc/apt")
-    paths = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
-    return [path.read_text() for path in paths if path.is_file()]
-
-
 def bundle(asked: argparse.Namespace) -> Path:
     """Write the bundle, and say on the way what takes a while."""
     if asked.sources:
         sources = [source for path in asked.sources for source in parse_sources(path.read_text())]
     else:
-        sources = debian(asked.release, asked.mirror or host_mirror(host_sources()))
+        sources = debian(asked.release, asked.mirror or host_mirror(apt_sources()))
     name = f"pi-fleet-offline-{asked.release}-{asked.architecture}"
     asked.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pi-fleet-offline-", dir=asked.output) as scratch:
@@ -351,7 +349,7 @@ def bundle(asked: argparse.Namespace) -> Path:
         target: Path = asked.output / unfinished.name
         unfinished.rename(target)
     size = target.stat().st_size
-    print(f"{target}: {count} packages, {size / 1e6:.0f} MB, sha256 {_sha256(target)}")
+    print(f"{target}: {count} packages, {size / 1e6:.0f} MB, sha256 {file_sha256(target)}")
     print(f"On the control node of the site: tar xf {target.name} && {name}/install")
     return target
 

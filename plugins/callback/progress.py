@@ -64,10 +64,11 @@ class Progress:
         """Return one row a device, the longest first, and one for those that have none."""
         longest = sorted(self.running.items(), key=lambda item: (item[1][1], item[0]))
         most = max(1, height // 3)
-        shown = longest if len(longest) <= most and self.devices <= most else longest[: most - 1]
+        fits = max(self.devices, len(longest)) <= most
+        shown = longest if fits else longest[: most - 1]
         name = max((len(device) for device, _ in shown), default=0)
         rows = [f"{duration(now - since):>7}  {device:<{name}}  {task}" for device, (task, since) in shown]
-        if self.devices > most:
+        if not fits:
             working = len(longest) - len(shown)
             waiting = self.devices - len(longest)
             rows.append(f"{duration(now - self.begun):>7}  {working} more devices at work, {waiting} done or waiting")

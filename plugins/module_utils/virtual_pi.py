@@ -200,6 +200,12 @@ def recipe_packages(text: str, release: str) -> list[str]:
     return sorted(packages)
 
 
+def apt_sources() -> list[str]:
+    """Return the text of this host's apt sources."""
+    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    return [file.read_text(errors="replace") for file in files if file.is_file()]
+
+
 def host_mirror(sources: Iterable[str]) -> str:
     """Return the Debian mirror that this host's apt sources name; raise VirtualPiError where they name none."""
     for text in sources:

@@ -154,6 +154,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     Instance,
     Snapshot,
     VirtualPiError,
+    apt_sources,
     connection,
     create,
     host_mirror,
@@ -201,12 +202,6 @@ def main() -> None:
         converge(module, host, Engine.find(module.params["engine"], host))
     except VirtualPiError as error:
         module.fail_json(msg=str(error))
-
-
-def apt_sources() -> list[str]:
-    """Return the text of this host's apt sources."""
-    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
-    return [file.read_text(errors="replace") for file in files if file.is_file()]
 
 
 def wanted_images(module: AnsibleModule, host: Host) -> list[Image | Snapshot]:
