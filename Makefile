@@ -36,7 +36,7 @@ molecule test test-full: EMULATION = --emulation
 unit test test-full: TESTS = --tests
 
 .PHONY: test
-test: lint unit molecule ## everything that guards the project: the gate (about forty minutes on 2 cores)
+test: lint unit molecule ## everything that guards the project: the gate (40 to 55 minutes on 2 cores)
 	@echo "test: all of it passed in $$(( $$(date +%s) - $(BEGUN) )) s"
 
 BEGUN := $(shell date +%s)
