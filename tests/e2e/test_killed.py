@@ -20,22 +20,17 @@ import yaml
 from tests.e2e.conftest import PROJECT, Fleet, kill_all
 
 SEED = 20261007
-RANDOM_KILLS = int(os.environ.get("E2E_KILLS", "2"))
+RANDOM_KILLS = int(os.environ.get("E2E_KILLS", "1"))
 # The image of the scenarios, with what takes minutes to install in it.
 SHARED = yaml.safe_load((PROJECT / ".config" / "molecule" / "config.yml").read_text())["provisioner"]["inventory"]
-HOSTS = """
-devices:
-  hosts:
-    pi-{release}:
-      virtual_pi_release: {release}
-      virtual_pi_packages: {packages}
-  vars:
-    ansible_python_interpreter: /usr/bin/python3
-    camera_source: directory
-    camera_directory: {project}/files/photos
-    image_classifier_model: {project}/.cache/models/demonstration/model.onnx
-    collect_key: {project}/.cache/molecule/killed/collect
-"""
+SETTINGS = {
+    "ansible_python_interpreter": "/usr/bin/python3",
+    "camera_source": "directory",
+    "camera_directory": f"{PROJECT}/files/photos",
+    "image_classifier_model": f"{PROJECT}/.cache/models/demonstration/model.onnx",
+    "collect_key": f"{PROJECT}/.cache/molecule/killed/collect",
+    "rollout_batches": ["100%"],
+}
 # What the power would take with it, device and control node alike.
 POWER = """
 import os, re, signal
@@ -75,16 +70,23 @@ def chosen_and_random() -> list[tuple[str, str, Moment]]:
 @pytest.fixture
 def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     """A fresh virtual Pi of a release, removed afterwards."""
-    yield from virtual_pi(request.param, tmp_path, f"killed-{request.param}")
+    yield from virtual_pis([request.param], tmp_path, "killed")
 
 
-def virtual_pi(release: str, folder: Path, name: str) -> Iterator[Fleet]:
+def virtual_pis(releases: list[str], folder: Path, name: str) -> Iterator[Fleet]:
     inventory = folder / "inventory"
     inventory.mkdir()
     shared = SHARED["group_vars"]["devices"]
-    packages = [*shared["molecule_packages"], *shared["molecule_packages_of_release"][release]]
-    (inventory / "hosts.yml").write_text(HOSTS.format(release=release, packages=packages, project=PROJECT))
-    extra = (f"virtual_pi_fleet={name}", f"virtual_pi_directory={folder}")
+    hosts = {
+        f"pi-{release}": {
+            "virtual_pi_release": release,
+            "virtual_pi_packages": [*shared["molecule_packages"], *shared["molecule_packages_of_release"][release]],
+        }
+        for release in releases
+    }
+    (inventory / "hosts.yml").write_text(yaml.safe_dump({"devices": {"hosts": hosts, "vars": SETTINGS}}))
+    prefix = os.environ.get("PI_FLEET_PREFIX", "molecule")
+    extra = (f"virtual_pi_fleet={prefix}-{name}", f"virtual_pi_directory={folder}")
     maker = Fleet(str(inventory), extra=[word for text in extra for word in ("--extra-vars", text)])
     made = maker.playbook("playbooks/virtual_fleet.yml")
     assert made.code == 0, made.output[-4000:]
@@ -94,17 +96,17 @@ def virtual_pi(release: str, folder: Path, name: str) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def unkilled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """What a run that nobody kills makes, by release; the dry run before it leaves the virgin device as it is."""
+    """What a run that nobody kills makes, by device; the dry run before it leaves virgin devices as they are."""
     manifests = {}
-    for release in sorted({release for _, release, _ in chosen_and_random()}):
-        for fleet in virtual_pi(release, tmp_path_factory.mktemp(release), f"unkilled-{release}"):
-            virgin = fleet.manifest(f"pi-{release}")
-            dry = fleet.playbook("playbooks/site.yml", "--check")
-            assert dry.code == 0, dry.output[-4000:]
-            assert fleet.manifest(f"pi-{release}") == virgin
-            run = fleet.playbook("playbooks/site.yml")
-            assert run.code == 0, run.output[-4000:]
-            manifests[release] = fleet.manifest(f"pi-{release}")
+    releases = sorted({release for _, release, _ in chosen_and_random()})
+    for fleet in virtual_pis(releases, tmp_path_factory.mktemp("unkilled"), "unkilled"):
+        virgin = {host: fleet.manifest(host) for host in fleet.hosts()}
+        dry = fleet.playbook("playbooks/site.yml", "--check")
+        assert dry.code == 0, dry.output[-4000:]
+        assert {host: fleet.manifest(host) for host in virgin} == virgin
+        run = fleet.playbook("playbooks/site.yml")
+        assert run.code == 0, run.output[-4000:]
+        manifests = {host: fleet.manifest(host) for host in virgin}
     return manifests
 
 
@@ -143,7 +145,7 @@ def test_a_killed_run_is_healed(device: Fleet, moment: Moment, unkilled: dict[st
     assert "PLAY RECAP" not in printed, "the run was over before it was killed: choose an earlier moment"
     healed = device.playbook("playbooks/site.yml")
     assert healed.code == 0, healed.output[-4000:]
-    found, wanted = device.manifest(host), unkilled[host.removeprefix("pi-")]
+    found, wanted = device.manifest(host), unkilled[host]
     differing = {
         path: (found.get(path), wanted.get(path))
         for path in found.keys() | wanted
