@@ -37,8 +37,8 @@ unit test test-full: TESTS = --tests
 
 .PHONY: test
 test: tools model ## everything that guards the project: the gate (40 to 55 minutes on 2 cores)
-	@$(MAKE) --jobs=2 --output-sync=target lint unit
-	@$(MAKE) molecule
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint unit
+	@$(MAKE) --no-print-directory molecule
 	@echo "test: all of it passed in $$(( $$(date +%s) - $(BEGUN) )) s"
 
 BEGUN := $(shell date +%s)

@@ -32,5 +32,10 @@ class ActionModule(Contact):
         )
         if result.get("failed"):
             result["msg"] = f"{host}: {result['msg']}"
-        found = {"release": answer.release, "architecture": answer.architecture, "offline": answer.offline}
+        found = {
+            "release": answer.release,
+            "architecture": answer.architecture,
+            "offline": answer.offline,
+            "packages": result.pop("packages", []),
+        }
         return {**result, "ansible_facts": {"pi_fleet_preflight": found}}

@@ -7,7 +7,7 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,7 +189,9 @@ def lists_refusal(device: Device) -> str | None:
     )
 
 
-def installed(device: Device, packages: Sequence[str]) -> bool:
-    """Say whether all of these Debian packages are installed."""
-    code, output, _ = device.run(["dpkg-query", "--show", "--showformat=${db:Status-Status}\n", *packages])
-    return code == 0 and set(output.split()) == {"installed"}
+def installed(device: Device) -> tuple[list[str], bool]:
+    """Return the Debian packages that are installed, and whether apt has one to finish that is half-installed."""
+    _, output, _ = device.run(["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n"])
+    states = [line.split(" ", 1) for line in output.splitlines()]
+    unfinished = any(state not in ("installed", "config-files", "not-installed") for _, state in states)
+    return sorted({name for name, state in states if state == "installed"}), unfinished

@@ -67,6 +67,12 @@ ansible_facts:
         offline:
           description: The bundle of packages that its apt uses; empty where it uses archives.
           type: str
+        packages:
+          description: >-
+            Debian packages that are installed. None while one is half-installed, so that whoever installs any has apt
+            finish it.
+          type: list
+          elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -94,8 +100,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     device = Device(module.run_command)
-    packages = module.params["install_packages"]
-    missing = bool(packages) and not installed(device, packages)
+    packages, unfinished = installed(device)
+    missing = bool(set(module.params["install_packages"]) - set(packages))
     if missing:
         needed, what = module.params["install_free"], "to install what is missing"
     else:
@@ -108,7 +114,7 @@ def main() -> None:
     refused = [sentence for sentence in found if sentence]
     if refused:
         module.fail_json(msg=" ".join(refused))
-    module.exit_json(changed=False)
+    module.exit_json(changed=False, packages=[] if unfinished else packages)
 
 
 if __name__ == "__main__":
