@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import KINDS
 
 from tests.contract.repository import (
     ON_DEVICES,
@@ -242,3 +243,10 @@ def test_roles_on_devices_do_not_take_those_of_the_control_node() -> None:
         *site_roles(),
         *("bootstrap", "contact", "verify", "classify", "reimage", "rollback", "pull"),
     }
+
+
+@pytest.mark.parametrize("role", [role for role in site_roles() if role not in ("preflight", "rollout")])
+def test_a_role_declares_what_it_manages(role: str) -> None:
+    variables = read_yaml(f"roles/{role}/vars/main.yml")
+    assert variables[f"__{role}_manages"].keys() <= KINDS.keys()
+    assert set(variables.get(f"__{role}_reads", [])) <= set(site_roles())

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control node's half of module device_state: what roles are given, and what they declare that they manage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import Roles
+
+
+class ActionModule(ActionBase):
+    """See module device_state."""
+
+    _VALID_ARGS = frozenset(("state", "roles", "everything"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask the device; one that cannot be asked is for role preflight to explain, and runs everything."""
+        super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "state": {"type": "str", "choices": ["probed", "begun", "recorded"], "required": True},
+                "roles": {"type": "list", "elements": "str", "required": True},
+                "everything": {"type": "bool", "default": False},
+            }
+        )
+        roles = Roles(task_vars or {}, self._templar, self._loader)
+        state, names = arguments["state"], arguments["roles"]
+        module_args = {
+            "state": state,
+            "fingerprints": {name: roles.fingerprint(name) for name in names},
+            "everything": arguments["everything"],
+            "declared": {name: roles.manages(name) for name in names} if state == "recorded" else {},
+        }
+        try:
+            result: dict[str, Any] = self._execute_module(
+                module_name="edge.pi_fleet.device_state", module_args=module_args, task_vars=task_vars
+            )
+        except AnsibleError as error:
+            if state != "begun":
+                raise
+            result = {"failed": True, "msg": str(error)}
+        result.pop("invocation", None)
+        if result.get("failed") and state == "begun":
+            result = {"run": dict.fromkeys(names, f"it could not be asked: {result['msg']}")}
+        return result

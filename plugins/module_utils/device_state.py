@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask a device once whether it still is what it was made, and record what it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import Entries, Manages, Observer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import (
+    Difference,
+    Record,
+    compare,
+    load,
+    save,
+)
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import Restorer
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A device as it is, beside what is recorded of it."""
+
+    record: Record
+    why: str
+    """Why there is no record, if there is none."""
+    found: dict[str, Entries]
+    differences: list[Difference]
+    reboot_reasons: list[str]
+
+    def to_run(self, fingerprints: Mapping[str, str]) -> dict[str, str]:
+        """Return the roles that have something to do, each with the reason."""
+        if self.why:
+            return dict.fromkeys(fingerprints, self.why)
+        return self.record.to_run(fingerprints, self.differences)
+
+    @property
+    def checked(self) -> int:
+        """How many things were looked at."""
+        return sum(map(len, self.found.values()))
+
+
+def probe(device: Device) -> Probe:
+    """Look at all that is recorded; change nothing."""
+    record, why = load(device)
+    observer = Observer(device)
+    found = observer.observe({name: role.manages for name, role in record.roles.items()})
+    differences = [
+        difference
+        for name, role in record.roles.items()
+        for difference in compare(device, name, role.entries, found[name])
+    ]
+    return Probe(record, why, found, differences, observer.reboot_reasons)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a run has to do on a device."""
+
+    seen: Probe
+    run: dict[str, str]
+    """Roles that have something to do, each with the reason."""
+    restored: list[str]
+
+
+def gate(device: Device, fingerprints: Mapping[str, str], everything: bool) -> Gate:
+    """Say which roles have something to do; note that they begin, and put back what they do not see."""
+    seen = probe(device)
+    run = seen.to_run(fingerprints)
+    if everything:
+        run = {name: run.get(name, "everything was asked for") for name in fingerprints}
+    if not run:
+        return Gate(seen, run, [])
+    restorer, found = Restorer(device), seen.found
+    for name, fingerprint in fingerprints.items():
+        role = seen.record.roles.get(name)
+        differing = [difference.entry for difference in seen.differences if difference.role == name]
+        if role is not None and differing and role.inputs == seen.record.keyed(fingerprint):
+            restorer.restore(role.entries, seen.found[name], differing)
+    if restorer.done:
+        found = Observer(device).observe({name: role.manages for name, role in seen.record.roles.items()})
+    seen.record.begin(list(run), found)
+    save(device, seen.record)
+    return Gate(seen, run, restorer.done)
+
+
+def record(device: Device, fingerprints: Mapping[str, str], declared: Mapping[str, Manages]) -> list[Difference]:
+    """Record what the roles that ran left behind; return what differs from before, and none of them touched."""
+    known, _ = load(device)
+    found = Observer(device).observe({name: declared[name] for name in fingerprints})
+    untouched = known.end(device, fingerprints, declared, found)
+    save(device, known)
+    return untouched

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What roles manage on a device, as it is now: one entry a thing, each a few named attributes in words.
+
+A role declares what it manages as lists, in its vars/main.yml. An entry's key is its kind and its name, `path /etc/x`.
+Two observations of the same declarations differ where the device does; nothing here changes it.
+"""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import (
+    cmdline_reboot_reason,
+    locate,
+    split_first,
+)
+from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import swap_reboot_reason
+from ansible_collections.edge.pi_fleet.plugins.module_utils.swap_mechanism import mechanism
+
+Entries = dict[str, dict[str, str]]
+Manages = Mapping[str, Any]
+
+KINDS = {
+    "paths": "files, folders, links and devices, each alone; patterns too",
+    "trees": "folders with all that is in them",
+    "packages": "Debian packages",
+    "units": "systemd units; patterns too, of files below /etc/systemd/system",
+    "users": "users",
+    "groups": "groups",
+    "sysctls": "settings of the kernel",
+    "flags": "words on the kernel's command line, by what they begin with",
+    "swap": "true: the swap",
+    "reboot": "true: why a reboot is needed",
+}
+ABSENT = {"type": "absent"}
+UNITS = "/etc/systemd/system"
+# Where a distribution's own drop-ins lie, which come and go with packages.
+VENDORS = ("/usr/lib/", "/lib/")
+SHOWN = ("Id", "LoadState", "FragmentPath", "DropInPaths", "UnitFileState", "ActiveState", "NeedDaemonReload")
+# What Python writes beside sources, and apt and editors beside what they replace, is nobody's work.
+IGNORED = ("__pycache__", "*.pyc", ".*.pi-fleet-new")
+# A paragraph of dpkg's own account, as far as its version.
+PACKAGE = re.compile(
+    r"^Package: (\S+)\nStatus: \S+ \S+ (\S+)\n(?:(?!Version: ).+\n)*(?:Version: (\S+)$)?", re.MULTILINE
+)
+TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "link",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def unknown_kinds(manages: Manages) -> list[str]:
+    """Return the kinds of a declaration that are none."""
+    return sorted(manages.keys() - KINDS.keys())
+
+
+class Observer:
+    """Looks at a device once, for all roles together: each file that lists things is read and each program run once."""
+
+    def __init__(self, device: Device) -> None:
+        """Look at this device."""
+        self._device = device
+        self._shown: dict[str, dict[str, str]] = {}
+
+    def observe(self, declared: Mapping[str, Manages]) -> dict[str, Entries]:
+        """Return the entries of each role."""
+        for manages in declared.values():
+            if unknown := unknown_kinds(manages):
+                raise DeviceError(f"Nobody knows how to look at {', '.join(unknown)}: name one of {', '.join(KINDS)}.")
+        self._show({name for manages in declared.values() for name in self._unit_names(manages.get("units", ()))})
+        return {role: dict(self._entries(manages)) for role, manages in declared.items()}
+
+    def _entries(self, manages: Manages) -> Iterator[tuple[str, dict[str, str]]]:
+        for pattern in manages.get("paths", ()):
+            for path in self._expand(pattern):
+                yield f"path {path}", self._path(path)
+        for tree in manages.get("trees", ()):
+            for path in self._walk(tree):
+                yield f"path {path}", self._path(path)
+        for name in manages.get("packages", ()):
+            yield f"package {name}", self._packages.get(name, {"state": "not installed"})
+        for name in self._unit_names(manages.get("units", ())):
+            yield from self._unit(name)
+        for name in manages.get("users", ()):
+            yield f"user {name}", self._user(name)
+        for name in manages.get("groups", ()):
+            yield f"group {name}", self._group(name)
+        for name in manages.get("sysctls", ()):
+            yield f"sysctl {name}", {"value": self._sysctl(name)}
+        if manages.get("flags"):
+            yield "kernel command line", {"flags": " ".join(self._flags(manages["flags"]))}
+        if manages.get("swap"):
+            yield "swap", self._swap()
+        if manages.get("reboot"):
+            yield "reboot", {"needed for": "; ".join(self.reboot_reasons)}
+
+    def _expand(self, pattern: str) -> Iterable[str]:
+        if "*" not in pattern:
+            return [pattern]
+        return sorted(self._device.name(path) for path in self._device.root.glob(pattern.lstrip("/")))
+
+    def _walk(self, tree: str) -> Iterator[str]:
+        yield tree
+        for folder, folders, files in os.walk(self._device.path(tree)):
+            folders[:] = sorted(name for name in folders if not ignored(name))
+            for name in sorted([*folders, *(name for name in files if not ignored(name))]):
+                yield self._device.name(Path(folder, name))
+
+    def _path(self, name: str) -> dict[str, str]:
+        path = self._device.path(name)
+        try:
+            status = path.lstat()
+            found = {
+                "type": TYPES[stat.S_IFMT(status.st_mode)],
+                "mode": f"{stat.S_IMODE(status.st_mode):04o}",
+                "owner": self._owner(status.st_uid),
+                "group": self._owning_group(status.st_gid),
+            }
+            if found["type"] == "file":
+                with path.open("rb") as stream:
+                    found["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+            elif found["type"] == "link":
+                found["target"] = str(path.readlink())
+                # All links have the same.
+                del found["mode"]
+            elif "device" in found["type"]:
+                found["number"] = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        except (FileNotFoundError, NotADirectoryError):
+            return dict(ABSENT)
+        return found
+
+    def _owner(self, uid: int) -> str:
+        return next((name for name, fields in self._passwd.items() if fields[2] == str(uid)), str(uid))
+
+    def _owning_group(self, gid: int) -> str:
+        return next((name for name, fields in self._groups.items() if fields[2] == str(gid)), str(gid))
+
+    @cached_property
+    def _passwd(self) -> dict[str, list[str]]:
+        return self._colons("/etc/passwd", 7)
+
+    @cached_property
+    def _groups(self) -> dict[str, list[str]]:
+        return self._colons("/etc/group", 4)
+
+    def _colons(self, path: str, fields: int) -> dict[str, list[str]]:
+        lines = (line.split(":") for line in (read_text(self._device.path(path)) or "").splitlines())
+        return {line[0]: line for line in lines if len(line) == fields}
+
+    def _user(self, name: str) -> dict[str, str]:
+        if name not in self._passwd:
+            return {"state": "absent"}
+        _, _, uid, gid, _, home, shell = self._passwd[name]
+        groups = sorted(group for group, fields in self._groups.items() if name in fields[3].split(","))
+        return {
+            "number": uid,
+            "group": self._owning_group(int(gid)),
+            "home": home,
+            "shell": shell,
+            "groups": ",".join(groups),
+        }
+
+    def _group(self, name: str) -> dict[str, str]:
+        if name not in self._groups:
+            return {"state": "absent"}
+        _, _, gid, members = self._groups[name]
+        return {"number": gid, "members": ",".join(sorted(filter(None, members.split(","))))}
+
+    def _sysctl(self, name: str) -> str:
+        return (read_text(self._device.path(f"/proc/sys/{name.replace('.', '/')}")) or "not known").strip()
+
+    def _flags(self, beginnings: Sequence[str]) -> list[str]:
+        path = locate(self._device)
+        line, _ = split_first("" if path is None else read_text(path) or "")
+        return [word for word in line.split() if word.startswith(tuple(beginnings))]
+
+    def _swap(self) -> dict[str, str]:
+        found = mechanism(self._device)
+        active = found.active()
+        waits = self._device.is_container()
+        return {
+            "by": type(found).__name__,
+            "MiB": str(found.configured_mib()),
+            "enabled": str(found.enabled()),
+            "active": "a host's matter" if waits else "no" if active is None else "yes",
+        }
+
+    @cached_property
+    def reboot_reasons(self) -> list[str]:
+        """Sentences that say why the device needs a reboot."""
+        reasons = [swap_reboot_reason(self._device), cmdline_reboot_reason(self._device)]
+        return [reason for reason in reasons if reason]
+
+    @cached_property
+    def _packages(self) -> dict[str, dict[str, str]]:
+        """Every package that dpkg knows: its word on it, and the version."""
+        found: dict[str, dict[str, str]] = {}
+        for match in PACKAGE.finditer(read_text(self._device.path("/var/lib/dpkg/status")) or ""):
+            name, state, version = match.groups()
+            # Of a package that is there for two architectures, the installed one counts.
+            if found.get(name, {}).get("state") != "installed":
+                found[name] = {"state": state.replace("-", " "), "version": version or ""}
+        return found
+
+    def _unit_names(self, patterns: Sequence[str]) -> list[str]:
+        folder = self._device.path(UNITS)
+        names: dict[str, None] = {}
+        for pattern in patterns:
+            if "*" in pattern:
+                found = (path for path in folder.glob(pattern) if path.suffix != ".d")
+                names |= dict.fromkeys(sorted(path.name for path in found))
+            else:
+                names[pattern] = None
+        return list(names)
+
+    def _show(self, names: set[str]) -> None:
+        """Ask systemd about all units at once: each question costs a Pi as much as all of them."""
+        if not names:
+            return
+        asked = [f"--property={','.join(SHOWN)}", "--", *sorted(names)]
+        output = self._device.command("systemctl", "show", *asked)
+        for block in output.strip().split("\n\n"):
+            fields = dict(line.split("=", 1) for line in block.splitlines())
+            self._shown[fields["Id"]] = fields
+
+    def _unit(self, name: str) -> Iterator[tuple[str, dict[str, str]]]:
+        shown = self._shown.get(name, {})
+        drop_ins = [path for path in shown.get("DropInPaths", "").split() if not path.startswith(VENDORS)]
+        found = {
+            "loaded": shown.get("LoadState", "not-found"),
+            "start at boot": shown.get("UnitFileState", ""),
+            "drop-ins": " ".join(sorted(drop_ins)),
+            "read by systemd": "no" if shown.get("NeedDaemonReload") == "yes" else "yes",
+        }
+        # What is started by others, a timer or a path, runs now and then.
+        if found["start at boot"] == "enabled":
+            found["active"] = shown.get("ActiveState", "")
+        yield f"unit {name}", found
+        files = [shown.get("FragmentPath", ""), *drop_ins]
+        for path in files:
+            if path and not path.startswith(VENDORS):
+                yield f"path {path}", self._path(path)
+
+
+def ignored(name: str) -> bool:
+    """Say whether a file is one that programs write of themselves."""
+    return any(fnmatchcase(name, pattern) for pattern in IGNORED)
+
+
+def ids(owner: str, group: str) -> tuple[int, int]:
+    """Return the numbers of an owner and a group by name."""
+    uid = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
+    gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    return uid, gid

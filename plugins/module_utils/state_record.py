@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state record: what roles left behind on a device, and from which inputs.
+
+A role that is pending has begun and has not been recorded since: whatever its entries say, it runs. Inputs are kept as
+a keyed hash of their fingerprint, since secrets are among them. When in doubt (no record, another format, a checksum
+that is wrong), all roles run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Manages
+
+PATH = "/var/lib/pi-fleet/state.json"
+FORMAT = 1
+THERE = "there"
+"""What differs of an entry that only one of two observations has."""
+
+
+@dataclass
+class Role:
+    """What is known of a role since it was recorded."""
+
+    inputs: str
+    manages: Manages
+    entries: Entries
+    found: Entries | None = None
+    """Of a role that is pending: what there was when it began."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether it has begun since."""
+        return self.found is not None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One attribute that is not as it was recorded."""
+
+    role: str
+    entry: str
+    attribute: str
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        """Return it as a line of a report; hashes say nothing to people."""
+        if self.attribute == "sha256":
+            return f"{self.entry}: its content is another one"
+        if self.attribute == THERE:
+            return f"{self.entry}: it {'is there, and was not' if self.found else 'is gone'}"
+        return f"{self.entry}: {self.attribute} is {self.found or 'none'}, was {self.wanted or 'none'}"
+
+
+@dataclass
+class Record:
+    """All that is recorded of a device."""
+
+    roles: dict[str, Role] = field(default_factory=dict)
+    key: str = field(default_factory=lambda: secrets.token_hex(32))
+    at: str = ""
+    """When all roles were recorded last, in UTC."""
+
+    def keyed(self, fingerprint: str) -> str:
+        """Return what is kept of a fingerprint."""
+        return hmac.new(bytes.fromhex(self.key), fingerprint.encode(), hashlib.sha256).hexdigest()
+
+    def to_run(self, fingerprints: Mapping[str, str], differences: Sequence[Difference]) -> dict[str, str]:
+        """Return the roles that have something to do, in their order, each with the reason."""
+        drifted = {difference.role: str(difference) for difference in reversed(differences)}
+        reasons = {}
+        for name, fingerprint in fingerprints.items():
+            role = self.roles.get(name)
+            if role is None:
+                reasons[name] = "it was never recorded"
+            elif role.pending:
+                reasons[name] = "an earlier run began with it and was not recorded"
+            elif not hmac.compare_digest(role.inputs, self.keyed(fingerprint)):
+                reasons[name] = "its inputs are other ones"
+            elif name in drifted:
+                reasons[name] = drifted[name]
+        return reasons
+
+    def begin(self, names: Sequence[str], found: Mapping[str, Entries]) -> None:
+        """Note that roles begin, and what there is before they do."""
+        for name in names:
+            role = self.roles.setdefault(name, Role(inputs="", manages={}, entries={}))
+            if not role.pending:
+                role.found = dict(found.get(name, {}))
+
+    def end(
+        self,
+        device: Device,
+        fingerprints: Mapping[str, str],
+        declared: Mapping[str, Manages],
+        found: Mapping[str, Entries],
+    ) -> list[Difference]:
+        """Record what the roles that ran left behind; return what differs still, and that none of them touched.
+
+        What a role with the same inputs as before leaves as it found it, and not as it was recorded, is not as it
+        should be: it stays recorded as it was.
+        """
+        untouched: list[Difference] = []
+        for name, fingerprint in fingerprints.items():
+            former, inputs = self.roles.get(name), self.keyed(fingerprint)
+            entries = dict(found[name])
+            if former is not None and former.inputs == inputs:
+                before = former.found or {}
+                left = [
+                    difference
+                    for difference in compare(device, name, former.entries, entries)
+                    if before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
+                ]
+                for entry in {difference.entry for difference in left}:
+                    entries.pop(entry, None)
+                    entries |= {entry: former.entries[entry]} if entry in former.entries else {}
+                untouched += left
+            self.roles[name] = Role(inputs, dict(declared[name]), entries)
+        self.at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return untouched
+
+
+def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[Difference]:
+    """Return what differs, entry by entry; not a package that is newer than it was: the release's updates do that."""
+    differences = []
+    for entry in sorted(wanted.keys() | found.keys()):
+        if entry not in wanted or entry not in found:
+            there = ["yes" if entry in each else "" for each in (found, wanted)]
+            differences.append(Difference(role, entry, THERE, *there))
+            continue
+        before, now = wanted[entry], found[entry]
+        if before == now or (entry.startswith("package ") and newer(device, before, now)):
+            continue
+        # Of what is something else now, or is gone, nothing else need be said.
+        attributes = ["type"] if before.get("type") != now.get("type") else sorted(before.keys() | now.keys())
+        differences += [
+            Difference(role, entry, attribute, now.get(attribute, ""), before.get(attribute, ""))
+            for attribute in attributes
+            if before.get(attribute) != now.get(attribute)
+        ]
+    return differences
+
+
+def newer(device: Device, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Say whether a package is installed as it was, in a later version."""
+    if not before.get("state") == now.get("state") == "installed":
+        return False
+    return device.run(["dpkg", "--compare-versions", now["version"], "gt", before["version"]])[0] == 0
+
+
+def load(device: Device) -> tuple[Record, str]:
+    """Return the record, and why it is an empty one if it is."""
+    text = read_text(device.path(PATH))
+    if text is None:
+        return Record(), "the device has no state record"
+    try:
+        document = json.loads(text)
+        content = document["content"]
+        if document["format"] != FORMAT:
+            return Record(), "the state record is in another version's format"
+        if document["sha256"] != checksum(content):
+            return Record(), "the state record was changed or damaged"
+        roles = {name: Role(**fields) for name, fields in content["roles"].items()}
+        return Record(roles, content["key"], content["at"]), ""
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Record(), "the state record was changed or damaged"
+
+
+def save(device: Device, record: Record) -> None:
+    """Write the record, for root alone."""
+    content = {
+        "at": record.at,
+        "key": record.key,
+        "roles": {name: asdict(role) for name, role in record.roles.items()},
+    }
+    document = {"format": FORMAT, "sha256": checksum(content), "content": content}
+    write_text(device.path(PATH), json.dumps(document, indent=1) + "\n", mode=0o600)
+
+
+def checksum(content: Any) -> str:
+    """Return what proves that a record is whole."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put back what roles do not look at: modes, owners, links, drop-ins and masks of units, groups of users, kernel flags.
+
+Content is the roles' to put back. What stands where nothing was, or in the place of something else, is set aside, never
+deleted: somebody may want it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, UNITS, Entries, ids
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import OWED
+
+ASIDE = "/var/lib/pi-fleet/set-aside"
+
+
+class Restorer:
+    """Puts entries of a role back, as far as that is not its role's work."""
+
+    def __init__(self, device: Device) -> None:
+        """Work on this device."""
+        self._device = device
+        self.done: list[str] = []
+        """What was done, one sentence each."""
+
+    def restore(self, wanted: Entries, found: Entries, differing: Iterable[str]) -> None:
+        """Put back the entries that differ."""
+        for entry in sorted(set(differing)):
+            before, now = wanted.get(entry, ABSENT), found.get(entry, ABSENT)
+            kind, _, name = entry.partition(" ")
+            if kind == "path":
+                self._path(name, before, now, entry in wanted)
+            elif kind == "unit":
+                self._unit(name, before, now)
+            elif kind == "user":
+                self._user(name, before, now)
+            elif kind == "group":
+                self._group(name, before, now)
+            elif kind == "package":
+                self._package(name, before, now)
+            elif entry == "kernel command line":
+                self._flags(before["flags"].split(), now["flags"].split())
+
+    def _path(self, name: str, before: Mapping[str, str], now: Mapping[str, str], known: bool) -> None:
+        path = self._device.path(name)
+        if now["type"] == "absent":
+            return
+        if before["type"] != now["type"]:
+            # A folder of field data may be moved by nobody.
+            if now["type"] != "directory" or not known:
+                self._set_aside(path)
+            return
+        if before["type"] == "link":
+            if before["target"] != now["target"]:
+                new = path.with_name(f".{path.name}.pi-fleet-new")
+                new.unlink(missing_ok=True)
+                new.symlink_to(before["target"])
+                new.rename(path)
+                self.done.append(f"{name} leads to {before['target']} again")
+            return
+        if (before["owner"], before["group"]) != (now["owner"], now["group"]):
+            try:
+                os.chown(path, *ids(before["owner"], before["group"]), follow_symlinks=False)
+            except KeyError:
+                # The user is gone; its role makes it first.
+                return
+            path.chmod(int(before["mode"], 8))
+            self.done.append(f"{name} belongs to {before['owner']}:{before['group']} again")
+        elif before["mode"] != now["mode"]:
+            path.chmod(int(before["mode"], 8))
+            self.done.append(f"{name} has mode {before['mode']} again")
+
+    def _set_aside(self, path: Path) -> None:
+        if not os.path.lexists(path):
+            return
+        name = self._device.name(path)
+        there = self._device.path(f"{ASIDE}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}") / name.lstrip("/")
+        there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.rename(there)
+        self.done.append(f"{name}, which was not there before, was moved to {self._device.name(there)}")
+
+    def _unit(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        extra = set(now.get("drop-ins", "").split()) - set(before.get("drop-ins", "").split())
+        for drop_in in sorted(extra):
+            # One for all units, or of a generator, is not this unit's.
+            if Path(drop_in).parent.name == f"{name}.d":
+                self._set_aside(self._device.path(drop_in))
+                write_text(self._device.path(f"{OWED}/{name}"), "")
+        if now.get("loaded") == "masked" and before.get("loaded") != "masked":
+            link = self._device.path(f"{UNITS}/{name}")
+            if link.is_symlink():
+                link.unlink()
+            self._device.command("systemctl", "unmask", "--quiet", name)
+            self._device.command("systemctl", "unmask", "--runtime", "--quiet", name)
+            self.done.append(f"{name} is masked no longer")
+        if extra or now.get("loaded") == "masked":
+            self._device.command("systemctl", "daemon-reload")
+
+    def _user(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        options = {"group": "--gid", "home": "--home", "shell": "--shell", "groups": "--groups"}
+        if "number" not in now or "number" not in before:
+            return
+        for attribute, option in options.items():
+            if before[attribute] != now[attribute]:
+                self._device.command("usermod", option, before[attribute], name)
+                self.done.append(f"the {attribute} of {name} is {before[attribute] or 'none'} again")
+
+    def _group(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        if "members" in before and "members" in now and before["members"] != now["members"]:
+            self._device.command("gpasswd", "--members", before["members"], name)
+            self.done.append(f"the members of {name} are {before['members'] or 'none'} again")
+
+    def _package(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        if before.get("state") != "installed" or now.get("state") != "installed":
+            return
+        options = ["--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
+        self._device.run(["apt-get", "install", *options, name])
+        self.done.append(f"{name}, older than it was, was installed anew")
+
+    def _flags(self, before: list[str], now: list[str]) -> None:
+        path = locate(self._device)
+        if path is None:
+            return
+        text = read_text(path) or ""
+        line, rest = split_first(text)
+        words = [word for word in line.split() if word not in now]
+        write_text(path, " ".join([*words, *before]) + rest)
+        self.done.append(f"{self._device.name(path)} has {' '.join(before) or 'none of the flags'} again")

@@ -1,0 +1,142 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Ask a device once whether it still is what it was made, and record what it was made."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: device_state
+short_description: Ask a device once whether it still is what it was made, and record what it was made
+version_added: 0.1.0
+description:
+  - Keeps a record on the device, for root alone, of all that roles of this collection manage there, as they declare it
+    in their C(vars/main.yml), and of what they were given, as a keyed hash. One question then tells whether anything is
+    another one now.
+  - A role has something to do if it was never recorded, if an earlier run began with it and did not come to its end, if
+    its inputs are other ones (its code, templates, files, options, and the files of the control node that these name),
+    or if something that it manages is not as it was recorded. Where the record is missing or damaged, all have.
+  - A package that is newer than it was recorded is as it should be.
+options:
+  state:
+    description:
+      - C(probed) looks, and changes nothing.
+      - C(begun) looks, notes which roles begin, and puts back what roles do not look at. That is modes, owners, targets
+        of links, drop-ins and masks of units, groups of users, flags of the kernel. What stands where nothing was is
+        moved to C(/var/lib/pi-fleet/set-aside).
+      - C(recorded) records what the roles left behind.
+    type: str
+    choices: [probed, begun, recorded]
+    required: true
+  roles:
+    description: The roles, in the order in which they run.
+    type: list
+    elements: str
+    required: true
+  everything:
+    description: With C(begun), let all roles run, whatever is recorded.
+    type: bool
+    default: false
+author:
+  - pi-fleet contributors (@pi-fleet)
+attributes:
+  check_mode:
+    description: Looks, and writes nothing.
+    support: full
+  diff_mode:
+    description: What differs is returned.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Is it still what it was made?
+  edge.pi_fleet.device_state:
+    state: probed
+    roles: [swap, greengrass_user]
+"""
+
+RETURN = r"""
+run:
+  description: The roles that have something to do, each with the reason.
+  type: dict
+  returned: state is probed or begun
+  sample: {swap: "swap: MiB is 100, was 1000"}
+differences:
+  description: What differs from the record, with role, entry, attribute, found and wanted.
+  type: list
+  elements: dict
+  returned: success
+restored:
+  description: What was put back, one sentence each.
+  type: list
+  elements: str
+  returned: state is begun
+checked:
+  description: How many things were looked at.
+  type: int
+  returned: success
+seconds:
+  description: How long that took on the device.
+  type: float
+  returned: success
+reboot_reasons:
+  description: Why the device needs a reboot, one sentence each.
+  type: list
+  elements: str
+  returned: state is probed or begun
+recorded_at:
+  description: When the device was recorded last, in UTC; nothing if it never was.
+  type: str
+  returned: state is probed or begun
+"""
+
+import time
+from dataclasses import asdict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device_state import Gate, gate, probe, record
+
+
+def main() -> None:
+    """Entry point."""
+    begun = time.monotonic()
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["probed", "begun", "recorded"], "required": True},
+            "everything": {"type": "bool", "default": False},
+            # The action plugin makes both of the roles' names; there may be secrets in what was hashed.
+            "fingerprints": {"type": "dict", "required": True, "no_log": True},
+            "declared": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    device = Device(module.run_command)
+    given = module.params
+    try:
+        if given["state"] == "recorded":
+            differences = [] if module.check_mode else record(device, given["fingerprints"], given["declared"])
+            result = {
+                "differences": [asdict(each) for each in differences],
+                "left": [str(each) for each in differences],
+            }
+        else:
+            if given["state"] == "begun" and not module.check_mode:
+                found = gate(device, given["fingerprints"], given["everything"])
+            else:
+                seen = probe(device)
+                found = Gate(seen, seen.to_run(given["fingerprints"]), [])
+            result = {
+                "run": found.run,
+                "differences": [asdict(each) for each in found.seen.differences],
+                "restored": found.restored,
+                "checked": found.seen.checked,
+                "reboot_reasons": found.seen.reboot_reasons,
+                "recorded_at": found.seen.record.at,
+            }
+    except (DeviceError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=bool(result.get("restored")), seconds=round(time.monotonic() - begun, 2), **result)
+
+
+if __name__ == "__main__":
+    main()

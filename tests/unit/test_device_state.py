@@ -1,0 +1,379 @@
+"""What is another one is found, whatever it is; what is not managed is not; a run that is killed is remembered."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edge.pi_fleet.plugins.module_utils import device_state, state_record
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import FIRMWARE
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import ASIDE
+
+INPUTS = {"camera": "a", "user": "b"}
+DECLARED: dict[str, dict[str, Any]] = {
+    "camera": {
+        "paths": ["/etc/camera.json", "/etc/none.conf", "/etc/conf.d/*"],
+        "trees": ["/opt/camera"],
+        "packages": ["rsync", "rpicam-apps"],
+        "units": ["camera.service", "lambda@*"],
+    },
+    "user": {
+        "users": ["ggc_user"],
+        "groups": ["ggc_group"],
+        "sysctls": ["fs.protected_hardlinks"],
+        "flags": ["cgroup"],
+    },
+}
+STATUS = """Package: rsync
+Status: install ok installed
+Priority: optional
+Version: {version}
+Description: fast
+ Version: of nothing
+
+Package: perl
+Status: deinstall ok config-files
+Version: 5
+"""
+SHOWN = {
+    "LoadState": "loaded",
+    "FragmentPath": "/etc/systemd/system/camera.service",
+    "DropInPaths": "",
+    "UnitFileState": "enabled",
+    "ActiveState": "active",
+    "NeedDaemonReload": "no",
+}
+
+
+class Pi:
+    """A device in a folder; systemd, dpkg and usermod are played."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.shown = dict(SHOWN)
+        self.calls: list[list[str]] = []
+        self.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/usr/sbin/nologin\n")
+        self.write("/etc/group", "ggc_group:x:989:collect\nvideo:x:44:ggc_user\n")
+        self.write("/etc/camera.json", "{}")
+        self.write("/etc/conf.d/one", "1")
+        self.write("/opt/camera/current/a.py", "a = 1\n")
+        self.write("/var/lib/dpkg/status", STATUS.format(version="3.2-1"))
+        self.write("/proc/sys/fs/protected_hardlinks", "1\n")
+        self.write(FIRMWARE, "console=tty1 cgroup_memory=1 rootwait\n")
+        self.write("/etc/systemd/system/camera.service", "[Service]\n")
+        self.write("/etc/systemd/system/lambda@x.service", "[Service]\n")
+        (root / "opt/camera/link").symlink_to("current")
+
+    @property
+    def device(self) -> Device:
+        return Device(self.run, self.root)
+
+    def path(self, name: str) -> Path:
+        return self.root / name.lstrip("/")
+
+    def write(self, name: str, text: str) -> None:
+        self.path(name).parent.mkdir(parents=True, exist_ok=True)
+        self.path(name).write_text(text)
+
+    def run(self, argv: list[str]) -> tuple[int, str, str]:
+        match argv:
+            case ["systemctl", "show", _, "--", *names]:
+                blocks = [{"Id": name, **(self.shown if name == "camera.service" else SHOWN)} for name in names]
+                return 0, "\n\n".join("\n".join(map("=".join, block.items())) for block in blocks) + "\n", ""
+            case ["dpkg", "--compare-versions", one, "gt", other]:
+                return int(one <= other), "", ""
+            case ["systemd-detect-virt", *_]:
+                return 0, "", ""
+        self.calls.append(argv)
+        return 0, "", ""
+
+
+@pytest.fixture
+def pi(tmp_path: Path) -> Pi:
+    """A device that was recorded."""
+    pi = Pi(tmp_path)
+    gate = device_state.gate(pi.device, INPUTS, everything=False)
+    assert gate.run == dict.fromkeys(INPUTS, "the device has no state record")
+    assert device_state.record(pi.device, INPUTS, DECLARED) == []
+    return pi
+
+
+def told(pi: Pi) -> list[str]:
+    return [str(difference) for difference in device_state.probe(pi.device).differences]
+
+
+def test_a_device_that_is_as_it_was_has_nothing_to_do(pi: Pi) -> None:
+    before = pi.path(state_record.PATH).read_bytes()
+    gate = device_state.gate(pi.device, INPUTS, everything=False)
+    assert (gate.run, gate.restored, gate.seen.differences) == ({}, [], [])
+    assert gate.seen.checked == 16
+    assert pi.path(state_record.PATH).read_bytes() == before
+    assert pi.path(state_record.PATH).stat().st_mode & 0o777 == 0o600
+
+
+def shown(name: str, value: str) -> Callable[[Pi], object]:
+    return lambda pi: pi.shown.update({name: value})
+
+
+def change(name: str, text: str) -> Callable[[Pi], object]:
+    return lambda pi: pi.write(name, text)
+
+
+def link(pi: Pi, name: str, target: str) -> None:
+    pi.path(name).unlink()
+    pi.path(name).symlink_to(target)
+
+
+DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
+    "a byte": (change("/etc/camera.json", "{ }"), "camera", "path /etc/camera.json: its content is another one"),
+    "a mode": (
+        lambda pi: pi.path("/etc/camera.json").chmod(0o666),
+        "camera",
+        "path /etc/camera.json: mode is 0666, was 0644",
+    ),
+    "a file that is gone": (
+        lambda pi: pi.path("/etc/camera.json").unlink(),
+        "camera",
+        "path /etc/camera.json: type is absent, was file",
+    ),
+    "a file where none was": (change("/etc/none.conf", ""), "camera", "path /etc/none.conf: type is file, was absent"),
+    "one more of a pattern": (
+        change("/etc/conf.d/two", ""),
+        "camera",
+        "path /etc/conf.d/two: it is there, and was not",
+    ),
+    "one more in a tree": (change("/opt/camera/b", ""), "camera", "path /opt/camera/b: it is there, and was not"),
+    "one less in a tree": (
+        lambda pi: pi.path("/opt/camera/current/a.py").unlink(),
+        "camera",
+        "path /opt/camera/current/a.py: it is gone",
+    ),
+    "a byte in a tree": (
+        change("/opt/camera/current/a.py", "a = 2\n"),
+        "camera",
+        "path /opt/camera/current/a.py: its content is another one",
+    ),
+    "a link": (
+        lambda pi: link(pi, "/opt/camera/link", "/tmp"),
+        "camera",
+        "path /opt/camera/link: target is /tmp, was current",
+    ),
+    "a file that is a link now": (
+        lambda pi: link(pi, "/etc/camera.json", "/dev/null"),
+        "camera",
+        "path /etc/camera.json: type is link, was file",
+    ),
+    "an older package": (
+        change("/var/lib/dpkg/status", STATUS.format(version="3.1-1")),
+        "camera",
+        "package rsync: version is 3.1-1, was 3.2-1",
+    ),
+    "a removed package": (
+        change("/var/lib/dpkg/status", STATUS.format(version="3.2-1").replace("ok installed", "ok config-files")),
+        "camera",
+        "package rsync: state is config files, was installed",
+    ),
+    "a stopped unit": (
+        shown("ActiveState", "inactive"),
+        "camera",
+        "unit camera.service: active is inactive, was active",
+    ),
+    "a masked unit": (shown("LoadState", "masked"), "camera", "unit camera.service: loaded is masked, was loaded"),
+    "a drop-in": (
+        shown("DropInPaths", "/etc/systemd/system/camera.service.d/x.conf /usr/lib/systemd/system/service.d/y.conf"),
+        "camera",
+        "unit camera.service: drop-ins is /etc/systemd/system/camera.service.d/x.conf, was none",
+    ),
+    "a unit that systemd has not read": (
+        shown("NeedDaemonReload", "yes"),
+        "camera",
+        "unit camera.service: read by systemd is no, was yes",
+    ),
+    "a unit of a pattern": (
+        change("/etc/systemd/system/lambda@y.service", ""),
+        "camera",
+        "unit lambda@y.service: it is there, and was not",
+    ),
+    "a user's shell": (
+        lambda pi: pi.write("/etc/passwd", pi.path("/etc/passwd").read_text().replace("nologin", "bash")),
+        "user",
+        "user ggc_user: shell is /usr/sbin/bash, was /usr/sbin/nologin",
+    ),
+    "a user's groups": (
+        lambda pi: pi.write("/etc/group", pi.path("/etc/group").read_text() + "sudo:x:27:ggc_user\n"),
+        "user",
+        "user ggc_user: groups is sudo,video, was video",
+    ),
+    "a group's members": (
+        lambda pi: pi.write("/etc/group", pi.path("/etc/group").read_text().replace("collect", "collect,eve")),
+        "user",
+        "group ggc_group: members is collect,eve, was collect",
+    ),
+    "a setting of the kernel": (
+        change("/proc/sys/fs/protected_hardlinks", "0\n"),
+        "user",
+        "sysctl fs.protected_hardlinks: value is 0, was 1",
+    ),
+    "a second flag": (
+        change(FIRMWARE, "console=tty1 cgroup_memory=1 cgroup_disable=memory rootwait\n"),
+        "user",
+        "kernel command line: flags is cgroup_memory=1 cgroup_disable=memory, was cgroup_memory=1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("drift", "role", "sentence"), DRIFT.values(), ids=DRIFT)
+def test_what_is_another_one_is_told_and_its_role_runs(
+    pi: Pi, drift: Callable[[Pi], object], role: str, sentence: str
+) -> None:
+    drift(pi)
+    assert sentence in told(pi)
+    assert {difference.role for difference in device_state.probe(pi.device).differences} == {role}
+    assert list(device_state.gate(pi.device, INPUTS, everything=False).run) == [role]
+
+
+SILENT: dict[str, Callable[[Pi], object]] = {
+    "a newer package": change("/var/lib/dpkg/status", STATUS.format(version="3.3-1")),
+    "another package": lambda pi: pi.write(
+        "/var/lib/dpkg/status",
+        STATUS.format(version="3.2-1") + "\nPackage: vim\nStatus: install ok installed\nVersion: 9\n",
+    ),
+    "bytecode": change("/opt/camera/current/__pycache__/a.pyc", "?"),
+    "a log": change("/var/log/syslog", "?"),
+    "another flag": change(FIRMWARE, "quiet console=tty1 cgroup_memory=1 rootwait\n"),
+    "another user": lambda pi: pi.write(
+        "/etc/passwd", pi.path("/etc/passwd").read_text() + "eve:x:1001:1001::/:/bin/sh\n"
+    ),
+    "a vendor's drop-in": shown("DropInPaths", "/usr/lib/systemd/system/service.d/y.conf"),
+    "the same again": change("/etc/camera.json", "{}"),
+}
+
+
+@pytest.mark.parametrize("change", SILENT.values(), ids=SILENT)
+def test_what_is_not_managed_stays_silent(pi: Pi, change: Callable[[Pi], object]) -> None:
+    change(pi)
+    assert told(pi) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: "{",
+        lambda text: "[]",
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("0644", "0666", 1),
+        lambda text: json.dumps({**json.loads(text), "format": 2}),
+    ],
+)
+def test_with_a_record_that_is_damaged_all_roles_run(pi: Pi, damage: Callable[[str], str]) -> None:
+    path = pi.path(state_record.PATH)
+    path.write_text(damage(path.read_text()))
+    gate = device_state.gate(pi.device, INPUTS, everything=False)
+    assert list(gate.run) == list(INPUTS)
+    assert set(gate.run.values()) <= {
+        "the state record was changed or damaged",
+        "the state record is in another version's format",
+    }
+
+
+def test_a_role_with_other_inputs_runs_and_no_other(pi: Pi) -> None:
+    assert device_state.gate(pi.device, {**INPUTS, "user": "c"}, everything=False).run == {
+        "user": "its inputs are other ones"
+    }
+
+
+def test_a_role_that_is_new_runs(pi: Pi) -> None:
+    assert device_state.gate(pi.device, {**INPUTS, "swap": "c"}, everything=False).run == {
+        "swap": "it was never recorded"
+    }
+
+
+def test_everything_runs_if_it_is_asked_for(pi: Pi) -> None:
+    assert list(device_state.gate(pi.device, INPUTS, everything=True).run) == list(INPUTS)
+
+
+def test_a_run_that_was_killed_is_begun_again(pi: Pi) -> None:
+    pi.write("/etc/camera.json", "half")
+    device_state.gate(pi.device, INPUTS, everything=False)
+    # The role mended it, and the run was killed before it was recorded.
+    pi.write("/etc/camera.json", "{}")
+    assert device_state.gate(pi.device, INPUTS, everything=False).run == {
+        "camera": "an earlier run began with it and was not recorded"
+    }
+
+
+def test_what_a_role_mends_is_recorded(pi: Pi) -> None:
+    pi.write("/etc/camera.json", "half")
+    device_state.gate(pi.device, INPUTS, everything=False)
+    pi.write("/etc/camera.json", "{}")
+    assert device_state.record(pi.device, {"camera": "a"}, DECLARED) == []
+    assert told(pi) == []
+
+
+def test_what_a_role_makes_of_other_inputs_is_recorded(pi: Pi) -> None:
+    device_state.gate(pi.device, {**INPUTS, "camera": "c"}, everything=False)
+    pi.write("/etc/camera.json", "{1}")
+    assert device_state.record(pi.device, {"camera": "c"}, DECLARED) == []
+    assert device_state.gate(pi.device, {**INPUTS, "camera": "c"}, everything=False).run == {}
+
+
+def test_what_no_role_mends_is_never_recorded(pi: Pi) -> None:
+    pi.write("/etc/camera.json", "half")
+    for _ in range(2):
+        device_state.gate(pi.device, INPUTS, everything=False)
+        (left,) = device_state.record(pi.device, {"camera": "a"}, DECLARED)
+        assert str(left) == "path /etc/camera.json: its content is another one"
+        assert told(pi) == [str(left)]
+
+
+def test_modes_links_and_what_stands_in_the_way_are_put_back_before_roles_run(pi: Pi) -> None:
+    pi.path("/etc/camera.json").chmod(0o666)
+    link(pi, "/opt/camera/link", "/tmp")
+    pi.write("/opt/camera/b", "somebody's")
+    pi.path("/etc/conf.d/one").unlink()
+    pi.path("/etc/conf.d/one").symlink_to("/dev/null")
+    pi.write(FIRMWARE, "console=tty1 cgroup_memory=1 cgroup_disable=memory rootwait\n")
+    gate = device_state.gate(pi.device, INPUTS, everything=False)
+    assert len(gate.restored) == 5
+    assert pi.path("/etc/camera.json").stat().st_mode & 0o777 == 0o644
+    assert pi.path("/opt/camera/link").readlink() == Path("current")
+    assert not pi.path("/opt/camera/b").exists()
+    assert not os.path.lexists(pi.path("/etc/conf.d/one"))
+    (aside,) = pi.path(ASIDE).rglob("b")
+    assert aside.read_text() == "somebody's"
+    assert pi.path(FIRMWARE).read_text() == "console=tty1 rootwait cgroup_memory=1\n"
+
+
+def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
+    pi.write("/etc/group", "ggc_group:x:989:eve\nvideo:x:44:\nsudo:x:27:ggc_user\n")
+    pi.write("/etc/systemd/system/camera.service.d/x.conf", "")
+    pi.shown |= {"DropInPaths": "/etc/systemd/system/camera.service.d/x.conf", "LoadState": "masked"}
+    device_state.gate(pi.device, INPUTS, everything=False)
+    assert ["usermod", "--groups", "video", "ggc_user"] in pi.calls
+    assert ["gpasswd", "--members", "collect", "ggc_group"] in pi.calls
+    assert ["systemctl", "unmask", "--quiet", "camera.service"] in pi.calls
+    assert ["systemctl", "daemon-reload"] in pi.calls
+    assert not pi.path("/etc/systemd/system/camera.service.d/x.conf").exists()
+
+
+def test_nothing_is_put_back_for_a_role_with_other_inputs(pi: Pi) -> None:
+    pi.path("/etc/camera.json").chmod(0o600)
+    assert device_state.gate(pi.device, {**INPUTS, "camera": "c"}, everything=False).restored == []
+    assert pi.path("/etc/camera.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_fingerprints_are_kept_as_keyed_hashes_alone(pi: Pi) -> None:
+    device_state.gate(pi.device, {"camera": "hunter2"}, everything=False)
+    device_state.record(pi.device, {"camera": "hunter2"}, DECLARED)
+    assert "hunter2" not in pi.path(state_record.PATH).read_text()
+
+
+def test_a_declaration_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="Nobody knows how to look at files: name one of paths, trees"):
+        device_state.record(Pi(tmp_path).device, {"camera": "a"}, {"camera": {"files": []}})
