@@ -25,23 +25,30 @@ class ActionModule(ActionBase):
                 "everything": {"type": "bool", "default": False},
             }
         )
-        roles = Roles(task_vars or {}, self._templar, self._loader)
         state, names = arguments["state"], arguments["roles"]
+        try:
+            result = self._ask(state, names, arguments["everything"], task_vars or {})
+        except AnsibleError as error:
+            if state != "probed":
+                raise
+            result = {"failed": True, "msg": str(error)}
+        if state == "probed":
+            if result.get("failed"):
+                result = {"run": dict.fromkeys(names, f"it could not be asked: {result['msg']}")}
+            result["ansible_facts"] = {"pi_fleet_run": list(result["run"])}
+        return result
+
+    def _ask(self, state: str, names: list[str], everything: bool, task_vars: dict[str, Any]) -> dict[str, Any]:
+        roles = Roles(task_vars, self._templar, self._loader)
         module_args = {
             "state": state,
             "fingerprints": {name: roles.fingerprint(name) for name in names},
-            "everything": arguments["everything"],
+            "everything": everything,
             "declared": {name: roles.manages(name) for name in names} if state == "recorded" else {},
         }
-        try:
-            result: dict[str, Any] = self._execute_module(
-                module_name="edge.pi_fleet.device_state", module_args=module_args, task_vars=task_vars
-            )
-        except AnsibleError as error:
-            if state != "begun":
-                raise
-            result = {"failed": True, "msg": str(error)}
+        result: dict[str, Any] = self._execute_module(
+            module_name="edge.pi_fleet.device_state", module_args=module_args, task_vars=task_vars
+        )
+        # There are fingerprints in it.
         result.pop("invocation", None)
-        if result.get("failed") and state == "begun":
-            result = {"run": dict.fromkeys(names, f"it could not be asked: {result['msg']}")}
         return result

@@ -29,11 +29,14 @@ class Probe:
     differences: list[Difference]
     reboot_reasons: list[str]
 
-    def to_run(self, fingerprints: Mapping[str, str]) -> dict[str, str]:
-        """Return the roles that have something to do, each with the reason."""
+    def to_run(self, fingerprints: Mapping[str, str], everything: bool) -> dict[str, str]:
+        """Return the roles that have something to do, or all, each with the reason."""
         if self.why:
             return dict.fromkeys(fingerprints, self.why)
-        return self.record.to_run(fingerprints, self.differences)
+        reasons = self.record.to_run(fingerprints, self.differences)
+        if everything:
+            return {name: reasons.get(name, "everything was asked for") for name in fingerprints}
+        return reasons
 
     @property
     def checked(self) -> int:
@@ -55,8 +58,8 @@ def probe(device: Device) -> Probe:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What a run has to do on a device."""
+class Begun:
+    """What a run begins with on a device."""
 
     seen: Probe
     run: dict[str, str]
@@ -64,25 +67,24 @@ class Gate:
     restored: list[str]
 
 
-def gate(device: Device, fingerprints: Mapping[str, str], everything: bool) -> Gate:
-    """Say which roles have something to do; note that they begin, and put back what they do not see."""
+def begin(device: Device, fingerprints: Mapping[str, str], everything: bool) -> Begun:
+    """Note which roles begin, and put back what they do not see."""
     seen = probe(device)
-    run = seen.to_run(fingerprints)
-    if everything:
-        run = {name: run.get(name, "everything was asked for") for name in fingerprints}
+    run = seen.to_run(fingerprints, everything)
     if not run:
-        return Gate(seen, run, [])
+        return Begun(seen, run, [])
     restorer, found = Restorer(device), seen.found
     for name, fingerprint in fingerprints.items():
         role = seen.record.roles.get(name)
         differing = [difference.entry for difference in seen.differences if difference.role == name]
-        if role is not None and differing and role.inputs == seen.record.keyed(fingerprint):
+        # What an earlier run with other inputs left half done is for the role to finish.
+        if role is not None and (not role.pending or role.inputs == seen.record.keyed(fingerprint)):
             restorer.restore(role.entries, seen.found[name], differing)
     if restorer.done:
         found = Observer(device).observe({name: role.manages for name, role in seen.record.roles.items()})
-    seen.record.begin(list(run), found)
+    seen.record.begin(list(run), found, accept=everything)
     save(device, seen.record)
-    return Gate(seen, run, restorer.done)
+    return Begun(seen, run, restorer.done)
 
 
 def record(device: Device, fingerprints: Mapping[str, str], declared: Mapping[str, Manages]) -> list[Difference]:

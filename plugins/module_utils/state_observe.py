@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edge.pi_fleet.plugins.module_utils import release
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import (
     cmdline_reboot_reason,
@@ -27,6 +28,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline impor
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import swap_reboot_reason
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap_mechanism import mechanism
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER
 
 Entries = dict[str, dict[str, str]]
 Manages = Mapping[str, Any]
@@ -44,12 +46,11 @@ KINDS = {
     "reboot": "true: why a reboot is needed",
 }
 ABSENT = {"type": "absent"}
-UNITS = "/etc/systemd/system"
 # Where a distribution's own drop-ins lie, which come and go with packages.
 VENDORS = ("/usr/lib/", "/lib/")
 SHOWN = ("Id", "LoadState", "FragmentPath", "DropInPaths", "UnitFileState", "ActiveState", "NeedDaemonReload")
 # What Python writes beside sources, and apt and editors beside what they replace, is nobody's work.
-IGNORED = ("__pycache__", "*.pyc", ".*.pi-fleet-new")
+IGNORED = (*release.IGNORED, ".*.pi-fleet-new")
 # A paragraph of dpkg's own account, as far as its version.
 PACKAGE = re.compile(
     r"^Package: (\S+)\nStatus: \S+ \S+ (\S+)\n(?:(?!Version: ).+\n)*(?:Version: (\S+)$)?", re.MULTILINE
@@ -219,7 +220,7 @@ class Observer:
         return found
 
     def _unit_names(self, patterns: Sequence[str]) -> list[str]:
-        folder = self._device.path(UNITS)
+        folder = self._device.path(FOLDER)
         names: dict[str, None] = {}
         for pattern in patterns:
             if "*" in pattern:

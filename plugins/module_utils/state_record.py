@@ -76,7 +76,9 @@ class Record:
 
     def to_run(self, fingerprints: Mapping[str, str], differences: Sequence[Difference]) -> dict[str, str]:
         """Return the roles that have something to do, in their order, each with the reason."""
-        drifted = {difference.role: str(difference) for difference in reversed(differences)}
+        drifted: dict[str, list[str]] = {}
+        for difference in differences:
+            drifted.setdefault(difference.role, []).append(str(difference))
         reasons = {}
         for name, fingerprint in fingerprints.items():
             role = self.roles.get(name)
@@ -84,16 +86,19 @@ class Record:
                 reasons[name] = "it was never recorded"
             elif role.pending:
                 reasons[name] = "an earlier run began with it and was not recorded"
-            elif not hmac.compare_digest(role.inputs, self.keyed(fingerprint)):
-                reasons[name] = "its inputs are other ones"
-            elif name in drifted:
-                reasons[name] = drifted[name]
+            else:
+                others = not hmac.compare_digest(role.inputs, self.keyed(fingerprint))
+                found = [*(["its inputs are other ones"] if others else []), *drifted.get(name, [])]
+                if found:
+                    reasons[name] = "; ".join(found)
         return reasons
 
-    def begin(self, names: Sequence[str], found: Mapping[str, Entries]) -> None:
-        """Note that roles begin, and what there is before they do."""
+    def begin(self, names: Sequence[str], found: Mapping[str, Entries], accept: bool) -> None:
+        """Note that roles begin, and what there is before they do; or that whatever they leave behind is accepted."""
         for name in names:
             role = self.roles.setdefault(name, Role(inputs="", manages={}, entries={}))
+            if accept:
+                role.inputs = ""
             if not role.pending:
                 role.found = dict(found.get(name, {}))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, write_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
-from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, UNITS, Entries, ids
-from ansible_collections.edge.pi_fleet.plugins.module_utils.units import OWED
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, ids
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED
 
 ASIDE = "/var/lib/pi-fleet/set-aside"
 
@@ -81,7 +81,9 @@ class Restorer:
             return
         name = self._device.name(path)
         there = self._device.path(f"{ASIDE}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}") / name.lstrip("/")
-        there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # It may have been nobody else's to read.
+        self._device.path(ASIDE).mkdir(mode=0o700, parents=True, exist_ok=True)
+        there.parent.mkdir(parents=True, exist_ok=True)
         path.rename(there)
         self.done.append(f"{name}, which was not there before, was moved to {self._device.name(there)}")
 
@@ -93,7 +95,7 @@ class Restorer:
                 self._set_aside(self._device.path(drop_in))
                 write_text(self._device.path(f"{OWED}/{name}"), "")
         if now.get("loaded") == "masked" and before.get("loaded") != "masked":
-            link = self._device.path(f"{UNITS}/{name}")
+            link = self._device.path(f"{FOLDER}/{name}")
             if link.is_symlink():
                 link.unlink()
             self._device.command("systemctl", "unmask", "--quiet", name)

@@ -33,7 +33,7 @@ options:
     elements: str
     required: true
   everything:
-    description: With C(begun), let all roles run, whatever is recorded.
+    description: Let all roles run, whatever is recorded.
     type: bool
     default: false
 author:
@@ -61,7 +61,7 @@ run:
   returned: state is probed or begun
   sample: {swap: "swap: MiB is 100, was 1000"}
 differences:
-  description: What differs from the record, with role, entry, attribute, found and wanted.
+  description: What differs from the record, with role, entry, attribute, found, wanted, and all of it in words, told.
   type: list
   elements: dict
   returned: success
@@ -69,7 +69,7 @@ restored:
   description: What was put back, one sentence each.
   type: list
   elements: str
-  returned: state is begun
+  returned: state is probed or begun
 checked:
   description: How many things were looked at.
   type: int
@@ -91,10 +91,11 @@ recorded_at:
 
 import time
 from dataclasses import asdict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device_state import Gate, gate, probe, record
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device_state import Begun, begin, probe, record
 
 
 def main() -> None:
@@ -115,23 +116,23 @@ def main() -> None:
     try:
         if given["state"] == "recorded":
             differences = [] if module.check_mode else record(device, given["fingerprints"], given["declared"])
-            result = {
-                "differences": [asdict(each) for each in differences],
-                "left": [str(each) for each in differences],
-            }
+            for each in differences:
+                module.warn(f"{each}; no role mends it. Undo it on the device, or accept it by -e full=true.")
+            result: dict[str, Any] = {"differences": [asdict(each) for each in differences]}
         else:
+            fingerprints, everything = given["fingerprints"], given["everything"]
             if given["state"] == "begun" and not module.check_mode:
-                found = gate(device, given["fingerprints"], given["everything"])
+                begun_with = begin(device, fingerprints, everything)
             else:
                 seen = probe(device)
-                found = Gate(seen, seen.to_run(given["fingerprints"]), [])
+                begun_with = Begun(seen, seen.to_run(fingerprints, everything), [])
             result = {
-                "run": found.run,
-                "differences": [asdict(each) for each in found.seen.differences],
-                "restored": found.restored,
-                "checked": found.seen.checked,
-                "reboot_reasons": found.seen.reboot_reasons,
-                "recorded_at": found.seen.record.at,
+                "run": begun_with.run,
+                "differences": [{**asdict(each), "told": str(each)} for each in begun_with.seen.differences],
+                "restored": begun_with.restored,
+                "checked": begun_with.seen.checked,
+                "reboot_reasons": begun_with.seen.reboot_reasons,
+                "recorded_at": begun_with.seen.record.at,
             }
     except (DeviceError, OSError) as error:
         module.fail_json(msg=str(error))

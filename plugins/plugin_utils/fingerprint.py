@@ -40,7 +40,7 @@ class Roles:
         digest = hashlib.sha256()
         for name in [role, *self._of(role, "reads")]:
             options = self._evaluated(name, self._options(name))
-            inputs = {path: content(path) for path in self._of(name, "inputs")}
+            inputs = {str(path): content(str(path)) for path in self._of(name, "inputs")}
             given = json.dumps([code(name), options, inputs], sort_keys=True, default=str)
             digest.update(f"{name} {given}\n".encode())
         return digest.hexdigest()
@@ -74,10 +74,14 @@ class Roles:
 
 @cache
 def code(role: str) -> str:
-    """Return the hash of a role's folder and of the plugins."""
-    return hashlib.sha256(
-        " ".join(map(content, [str(ROLES / role), *(str(PROJECT / part) for part in PLUGINS)])).encode()
-    ).hexdigest()
+    """Return the hashes of a role's folder and of the plugins."""
+    return f"{content(str(ROLES / role))} {plugins()}"
+
+
+@cache
+def plugins() -> str:
+    """Return the hashes of the plugins, once for all roles."""
+    return " ".join(content(str(PROJECT / part)) for part in PLUGINS)
 
 
 def content(path: str) -> str:

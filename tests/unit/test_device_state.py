@@ -97,7 +97,7 @@ class Pi:
 def pi(tmp_path: Path) -> Pi:
     """A device that was recorded."""
     pi = Pi(tmp_path)
-    gate = device_state.gate(pi.device, INPUTS, everything=False)
+    gate = device_state.begin(pi.device, INPUTS, everything=False)
     assert gate.run == dict.fromkeys(INPUTS, "the device has no state record")
     assert device_state.record(pi.device, INPUTS, DECLARED) == []
     return pi
@@ -109,7 +109,7 @@ def told(pi: Pi) -> list[str]:
 
 def test_a_device_that_is_as_it_was_has_nothing_to_do(pi: Pi) -> None:
     before = pi.path(state_record.PATH).read_bytes()
-    gate = device_state.gate(pi.device, INPUTS, everything=False)
+    gate = device_state.begin(pi.device, INPUTS, everything=False)
     assert (gate.run, gate.restored, gate.seen.differences) == ({}, [], [])
     assert gate.seen.checked == 16
     assert pi.path(state_record.PATH).read_bytes() == before
@@ -234,7 +234,7 @@ def test_what_is_another_one_is_told_and_its_role_runs(
     drift(pi)
     assert sentence in told(pi)
     assert {difference.role for difference in device_state.probe(pi.device).differences} == {role}
-    assert list(device_state.gate(pi.device, INPUTS, everything=False).run) == [role]
+    assert list(device_state.begin(pi.device, INPUTS, everything=False).run) == [role]
 
 
 SILENT: dict[str, Callable[[Pi], object]] = {
@@ -274,7 +274,7 @@ def test_what_is_not_managed_stays_silent(pi: Pi, change: Callable[[Pi], object]
 def test_with_a_record_that_is_damaged_all_roles_run(pi: Pi, damage: Callable[[str], str]) -> None:
     path = pi.path(state_record.PATH)
     path.write_text(damage(path.read_text()))
-    gate = device_state.gate(pi.device, INPUTS, everything=False)
+    gate = device_state.begin(pi.device, INPUTS, everything=False)
     assert list(gate.run) == list(INPUTS)
     assert set(gate.run.values()) <= {
         "the state record was changed or damaged",
@@ -283,50 +283,50 @@ def test_with_a_record_that_is_damaged_all_roles_run(pi: Pi, damage: Callable[[s
 
 
 def test_a_role_with_other_inputs_runs_and_no_other(pi: Pi) -> None:
-    assert device_state.gate(pi.device, {**INPUTS, "user": "c"}, everything=False).run == {
+    assert device_state.begin(pi.device, {**INPUTS, "user": "c"}, everything=False).run == {
         "user": "its inputs are other ones"
     }
 
 
 def test_a_role_that_is_new_runs(pi: Pi) -> None:
-    assert device_state.gate(pi.device, {**INPUTS, "swap": "c"}, everything=False).run == {
+    assert device_state.begin(pi.device, {**INPUTS, "swap": "c"}, everything=False).run == {
         "swap": "it was never recorded"
     }
 
 
 def test_everything_runs_if_it_is_asked_for(pi: Pi) -> None:
-    assert list(device_state.gate(pi.device, INPUTS, everything=True).run) == list(INPUTS)
+    assert list(device_state.begin(pi.device, INPUTS, everything=True).run) == list(INPUTS)
 
 
 def test_a_run_that_was_killed_is_begun_again(pi: Pi) -> None:
     pi.write("/etc/camera.json", "half")
-    device_state.gate(pi.device, INPUTS, everything=False)
+    device_state.begin(pi.device, INPUTS, everything=False)
     # The role mended it, and the run was killed before it was recorded.
     pi.write("/etc/camera.json", "{}")
-    assert device_state.gate(pi.device, INPUTS, everything=False).run == {
+    assert device_state.begin(pi.device, INPUTS, everything=False).run == {
         "camera": "an earlier run began with it and was not recorded"
     }
 
 
 def test_what_a_role_mends_is_recorded(pi: Pi) -> None:
     pi.write("/etc/camera.json", "half")
-    device_state.gate(pi.device, INPUTS, everything=False)
+    device_state.begin(pi.device, INPUTS, everything=False)
     pi.write("/etc/camera.json", "{}")
     assert device_state.record(pi.device, {"camera": "a"}, DECLARED) == []
     assert told(pi) == []
 
 
 def test_what_a_role_makes_of_other_inputs_is_recorded(pi: Pi) -> None:
-    device_state.gate(pi.device, {**INPUTS, "camera": "c"}, everything=False)
+    device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False)
     pi.write("/etc/camera.json", "{1}")
     assert device_state.record(pi.device, {"camera": "c"}, DECLARED) == []
-    assert device_state.gate(pi.device, {**INPUTS, "camera": "c"}, everything=False).run == {}
+    assert device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False).run == {}
 
 
 def test_what_no_role_mends_is_never_recorded(pi: Pi) -> None:
     pi.write("/etc/camera.json", "half")
     for _ in range(2):
-        device_state.gate(pi.device, INPUTS, everything=False)
+        device_state.begin(pi.device, INPUTS, everything=False)
         (left,) = device_state.record(pi.device, {"camera": "a"}, DECLARED)
         assert str(left) == "path /etc/camera.json: its content is another one"
         assert told(pi) == [str(left)]
@@ -339,7 +339,7 @@ def test_modes_links_and_what_stands_in_the_way_are_put_back_before_roles_run(pi
     pi.path("/etc/conf.d/one").unlink()
     pi.path("/etc/conf.d/one").symlink_to("/dev/null")
     pi.write(FIRMWARE, "console=tty1 cgroup_memory=1 cgroup_disable=memory rootwait\n")
-    gate = device_state.gate(pi.device, INPUTS, everything=False)
+    gate = device_state.begin(pi.device, INPUTS, everything=False)
     assert len(gate.restored) == 5
     assert pi.path("/etc/camera.json").stat().st_mode & 0o777 == 0o644
     assert pi.path("/opt/camera/link").readlink() == Path("current")
@@ -354,7 +354,7 @@ def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
     pi.write("/etc/group", "ggc_group:x:989:eve\nvideo:x:44:\nsudo:x:27:ggc_user\n")
     pi.write("/etc/systemd/system/camera.service.d/x.conf", "")
     pi.shown |= {"DropInPaths": "/etc/systemd/system/camera.service.d/x.conf", "LoadState": "masked"}
-    device_state.gate(pi.device, INPUTS, everything=False)
+    device_state.begin(pi.device, INPUTS, everything=False)
     assert ["usermod", "--groups", "video", "ggc_user"] in pi.calls
     assert ["gpasswd", "--members", "collect", "ggc_group"] in pi.calls
     assert ["systemctl", "unmask", "--quiet", "camera.service"] in pi.calls
@@ -362,14 +362,26 @@ def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
     assert not pi.path("/etc/systemd/system/camera.service.d/x.conf").exists()
 
 
-def test_nothing_is_put_back_for_a_role_with_other_inputs(pi: Pi) -> None:
+def test_what_somebody_changed_is_put_back_for_a_role_with_other_inputs_too(pi: Pi) -> None:
     pi.path("/etc/camera.json").chmod(0o600)
-    assert device_state.gate(pi.device, {**INPUTS, "camera": "c"}, everything=False).restored == []
-    assert pi.path("/etc/camera.json").stat().st_mode & 0o777 == 0o600
+    pi.write("/opt/camera/b", "somebody's")
+    begun = device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False)
+    assert begun.run == {
+        "camera": "its inputs are other ones; path /etc/camera.json: mode is 0600, was 0644; "
+        "path /opt/camera/b: it is there, and was not"
+    }
+    assert len(begun.restored) == 2
+
+
+def test_what_a_killed_run_with_other_inputs_left_half_done_is_its_roles_to_finish(pi: Pi) -> None:
+    device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False)
+    pi.write("/opt/camera/b", "the role's")
+    assert device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False).restored == []
+    assert pi.path("/opt/camera/b").exists()
 
 
 def test_fingerprints_are_kept_as_keyed_hashes_alone(pi: Pi) -> None:
-    device_state.gate(pi.device, {"camera": "hunter2"}, everything=False)
+    device_state.begin(pi.device, {"camera": "hunter2"}, everything=False)
     device_state.record(pi.device, {"camera": "hunter2"}, DECLARED)
     assert "hunter2" not in pi.path(state_record.PATH).read_text()
 

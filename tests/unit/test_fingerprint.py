@@ -130,8 +130,10 @@ def test_a_byte_of_the_project_changes_the_fingerprints_of_the_roles_that_have_i
         fingerprint, "of_file", lambda path: real(path) + ("x" if path.resolve() == fingerprint.PROJECT / file else "")
     )
     fingerprint.code.cache_clear()
+    fingerprint.plugins.cache_clear()
     after = prints(tmp_path)
     fingerprint.code.cache_clear()
+    fingerprint.plugins.cache_clear()
     assert changed(before, after) == roles
 
 
