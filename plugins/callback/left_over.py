@@ -45,8 +45,7 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Note which devices a rollout is for, once for each batch."""
-        if any(GROUP in pattern for pattern in play.hosts):
-            self.rollout = set(play.get_variable_manager().get_vars(play=play)["groups"].get(GROUP, []))
+        self.rollout = set(play.get_variable_manager().get_vars(play=play)["groups"].get(GROUP, []))
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         """Note that the rollout came to a device."""

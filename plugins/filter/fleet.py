@@ -72,6 +72,26 @@ def collect_table(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]
     return [*lines, *notes]
 
 
+def drift_lines(probe: Mapping[str, Any]) -> list[str]:
+    """Return the lines that role drift shows of a device: see DOCUMENTATION beside this file."""
+    differences = probe["differences"]
+    if not probe["run"]:
+        return [f"of {probe['checked']} things, recorded {probe['recorded_at']}, none differs"]
+    # Why a role would run says what differs, too; here that has a line each.
+    told = {difference["told"] for difference in differences}
+    lines = [
+        f"{role}: {part}"
+        for role, reason in probe["run"].items()
+        for part in reason.split("; ")
+        if not any(part in each for each in told)
+    ]
+    lines += [
+        f"{each['role']}: {each['told']}" + (f", since {each['since']}" if each["since"] else "") for each in differences
+    ]
+    recorded = f", recorded {probe['recorded_at']}" if probe.get("recorded_at") else ""
+    return [f"of {probe.get('checked', 0)} things{recorded}, these differ:", *lines]
+
+
 class FilterModule:
     """What Ansible loads."""
 
@@ -80,6 +100,7 @@ class FilterModule:
         return {
             "answers_table": answers_table,
             "collect_table": collect_table,
+            "drift_lines": drift_lines,
             "virtual_pi_instances": virtual_pi_instances,
             "wifi_psk": wifi_psk,
         }

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,6 +59,22 @@ def probe(device: Device) -> Probe:
     return Probe(record, why, found, differences, observer.reboot_reasons)
 
 
+def since(device: Device, difference: Difference) -> str:
+    """Return when what differs was changed last, in UTC; nothing where a device does not keep that."""
+    kind, _, name = difference.entry.partition(" ")
+    if kind == "package":
+        name = "/var/lib/dpkg/status" if not difference.found else f"/var/lib/dpkg/info/{name}.list"
+    elif kind != "path":
+        return ""
+    path = device.path(name)
+    try:
+        # Of what is gone its folder tells.
+        moment = path.lstat().st_ctime if os.path.lexists(path) else path.parent.stat().st_ctime
+    except OSError:
+        return ""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
 @dataclass(frozen=True)
 class Begun:
     """What a run begins with on a device."""
@@ -67,19 +85,21 @@ class Begun:
     restored: list[str]
 
 
-def begin(device: Device, fingerprints: Mapping[str, str], everything: bool) -> Begun:
-    """Note which roles begin, and put back what they do not see."""
+def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry: bool = False) -> Begun:
+    """Note which roles begin, and put back what they do not see; or only say what would be put back."""
     seen = probe(device)
     run = seen.to_run(fingerprints, everything)
     if not run:
         return Begun(seen, run, [])
-    restorer, found = Restorer(device), seen.found
+    restorer, found = Restorer(device, dry), seen.found
     for name, fingerprint in fingerprints.items():
         role = seen.record.roles.get(name)
         differing = [difference.entry for difference in seen.differences if difference.role == name]
         # What an earlier run with other inputs left half done is for the role to finish.
         if role is not None and (not role.pending or role.inputs == seen.record.keyed(fingerprint)):
             restorer.restore(role.entries, seen.found[name], differing)
+    if dry:
+        return Begun(seen, run, restorer.done)
     if restorer.done:
         found = Observer(device).observe({name: role.manages for name, role in seen.record.roles.items()})
     seen.record.begin(list(run), found, accept=everything)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, write_text
@@ -23,9 +23,10 @@ ASIDE = "/var/lib/pi-fleet/set-aside"
 class Restorer:
     """Puts entries of a role back, as far as that is not its role's work."""
 
-    def __init__(self, device: Device) -> None:
-        """Work on this device."""
+    def __init__(self, device: Device, dry: bool = False) -> None:
+        """Work on this device, or only say what would be done."""
         self._device = device
+        self._dry = dry
         self.done: list[str] = []
         """What was done, one sentence each."""
 
@@ -47,6 +48,11 @@ class Restorer:
             elif entry == "kernel command line":
                 self._flags(before["flags"].split(), now["flags"].split())
 
+    def _do(self, sentence: str, action: Callable[..., object], *arguments: object) -> None:
+        if not self._dry:
+            action(*arguments)
+        self.done.append(sentence)
+
     def _path(self, name: str, before: Mapping[str, str], now: Mapping[str, str], known: bool) -> None:
         path = self._device.path(name)
         if now["type"] == "absent":
@@ -55,37 +61,32 @@ class Restorer:
             # A folder of field data may be moved by nobody.
             if now["type"] != "directory" or not known:
                 self._set_aside(path)
-            return
-        if before["type"] == "link":
+        elif before["type"] == "link":
             if before["target"] != now["target"]:
-                new = path.with_name(f".{path.name}.pi-fleet-new")
-                new.unlink(missing_ok=True)
-                new.symlink_to(before["target"])
-                new.rename(path)
-                self.done.append(f"{name} leads to {before['target']} again")
-            return
-        if (before["owner"], before["group"]) != (now["owner"], now["group"]):
+                self._do(f"{name} leads to {before['target']} again", link, path, before["target"])
+        elif (before["owner"], before["group"]) != (now["owner"], now["group"]):
             try:
-                os.chown(path, *ids(before["owner"], before["group"]), follow_symlinks=False)
+                numbers = ids(before["owner"], before["group"])
             except KeyError:
                 # The user is gone; its role makes it first.
                 return
-            path.chmod(int(before["mode"], 8))
-            self.done.append(f"{name} belongs to {before['owner']}:{before['group']} again")
+            sentence = f"{name} belongs to {before['owner']}:{before['group']} again"
+            self._do(sentence, own, path, numbers, int(before["mode"], 8))
         elif before["mode"] != now["mode"]:
-            path.chmod(int(before["mode"], 8))
-            self.done.append(f"{name} has mode {before['mode']} again")
+            self._do(f"{name} has mode {before['mode']} again", path.chmod, int(before["mode"], 8))
 
     def _set_aside(self, path: Path) -> None:
         if not os.path.lexists(path):
             return
         name = self._device.name(path)
-        there = self._device.path(f"{ASIDE}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}") / name.lstrip("/")
+        aside = f"{ASIDE}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}{name}"
+        self._do(f"{name}, which was not there before, was moved to {aside}", self._move, path, self._device.path(aside))
+
+    def _move(self, path: Path, there: Path) -> None:
         # It may have been nobody else's to read.
         self._device.path(ASIDE).mkdir(mode=0o700, parents=True, exist_ok=True)
         there.parent.mkdir(parents=True, exist_ok=True)
         path.rename(there)
-        self.done.append(f"{name}, which was not there before, was moved to {self._device.name(there)}")
 
     def _unit(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         extra = set(now.get("drop-ins", "").split()) - set(before.get("drop-ins", "").split())
@@ -93,16 +94,20 @@ class Restorer:
             # One for all units, or of a generator, is not this unit's.
             if Path(drop_in).parent.name == f"{name}.d":
                 self._set_aside(self._device.path(drop_in))
-                write_text(self._device.path(f"{OWED}/{name}"), "")
-        if now.get("loaded") == "masked" and before.get("loaded") != "masked":
-            link = self._device.path(f"{FOLDER}/{name}")
-            if link.is_symlink():
-                link.unlink()
-            self._device.command("systemctl", "unmask", "--quiet", name)
-            self._device.command("systemctl", "unmask", "--runtime", "--quiet", name)
-            self.done.append(f"{name} is masked no longer")
-        if extra or now.get("loaded") == "masked":
+                if not self._dry:
+                    write_text(self._device.path(f"{OWED}/{name}"), "")
+        masked = now.get("loaded") == "masked"
+        if masked and before.get("loaded") != "masked":
+            self._do(f"{name} is masked no longer", self._unmask, name)
+        if (extra or masked) and not self._dry:
             self._device.command("systemctl", "daemon-reload")
+
+    def _unmask(self, name: str) -> None:
+        link = self._device.path(f"{FOLDER}/{name}")
+        if link.is_symlink():
+            link.unlink()
+        self._device.command("systemctl", "unmask", "--quiet", name)
+        self._device.command("systemctl", "unmask", "--runtime", "--quiet", name)
 
     def _user(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         options = {"group": "--gid", "home": "--home", "shell": "--shell", "groups": "--groups"}
@@ -110,27 +115,38 @@ class Restorer:
             return
         for attribute, option in options.items():
             if before[attribute] != now[attribute]:
-                self._device.command("usermod", option, before[attribute], name)
-                self.done.append(f"the {attribute} of {name} is {before[attribute] or 'none'} again")
+                sentence = f"the {attribute} of {name} is {before[attribute] or 'none'} again"
+                self._do(sentence, self._device.command, "usermod", option, before[attribute], name)
 
     def _group(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         if "members" in before and "members" in now and before["members"] != now["members"]:
-            self._device.command("gpasswd", "--members", before["members"], name)
-            self.done.append(f"the members of {name} are {before['members'] or 'none'} again")
+            sentence = f"the members of {name} are {before['members'] or 'none'} again"
+            self._do(sentence, self._device.command, "gpasswd", "--members", before["members"], name)
 
     def _package(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         if before.get("state") != "installed" or now.get("state") != "installed":
             return
-        options = ["--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
-        self._device.run(["apt-get", "install", *options, name])
-        self.done.append(f"{name}, older than it was, was installed anew")
+        command = ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", name]
+        self._do(f"{name}, older than it was, was installed anew", self._device.run, command)
 
     def _flags(self, before: list[str], now: list[str]) -> None:
         path = locate(self._device)
         if path is None:
             return
-        text = read_text(path) or ""
-        line, rest = split_first(text)
-        words = [word for word in line.split() if word not in now]
-        write_text(path, " ".join([*words, *before]) + rest)
-        self.done.append(f"{self._device.name(path)} has {' '.join(before) or 'none of the flags'} again")
+        line, rest = split_first(read_text(path) or "")
+        text = " ".join([*(word for word in line.split() if word not in now), *before]) + rest
+        self._do(f"{self._device.name(path)} has {' '.join(before) or 'none of the flags'} again", write_text, path, text)
+
+
+def link(path: Path, target: str) -> None:
+    """Have a link lead elsewhere, at once."""
+    new = path.with_name(f".{path.name}.pi-fleet-new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.rename(path)
+
+
+def own(path: Path, numbers: tuple[int, int], mode: int) -> None:
+    """Give a file to its owner; that takes bits of its mode away."""
+    os.chown(path, *numbers, follow_symlinks=False)
+    path.chmod(mode)

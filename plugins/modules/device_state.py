@@ -33,14 +33,15 @@ options:
     elements: str
     required: true
   everything:
-    description: Let all roles run, whatever is recorded.
+    description: >-
+      Let all roles run, whatever is recorded. With I(state=begun), what they leave as they find it is accepted.
     type: bool
     default: false
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
   check_mode:
-    description: Looks, and writes nothing.
+    description: Looks, says what would be put back, and writes nothing.
     support: full
   diff_mode:
     description: What differs is returned.
@@ -61,7 +62,8 @@ run:
   returned: state is probed or begun
   sample: {swap: "swap: MiB is 100, was 1000"}
 differences:
-  description: What differs from the record, with role, entry, attribute, found, wanted, and all of it in words, told.
+  description: What differs from the record, with role, entry, attribute, found, wanted, since when as far as the device
+    keeps it, and all of it in words, told.
   type: list
   elements: dict
   returned: success
@@ -95,7 +97,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device_state import Begun, begin, probe, record
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device_state import Begun, begin, probe, record, since
 
 
 def main() -> None:
@@ -121,14 +123,17 @@ def main() -> None:
             result: dict[str, Any] = {"differences": [asdict(each) for each in differences]}
         else:
             fingerprints, everything = given["fingerprints"], given["everything"]
-            if given["state"] == "begun" and not module.check_mode:
-                begun_with = begin(device, fingerprints, everything)
+            if given["state"] == "begun":
+                begun_with = begin(device, fingerprints, everything, dry=module.check_mode)
             else:
                 seen = probe(device)
                 begun_with = Begun(seen, seen.to_run(fingerprints, everything), [])
             result = {
                 "run": begun_with.run,
-                "differences": [{**asdict(each), "told": str(each)} for each in begun_with.seen.differences],
+                "differences": [
+                    {**asdict(each), "told": str(each), "since": since(device, each)}
+                    for each in begun_with.seen.differences
+                ],
                 "restored": begun_with.restored,
                 "checked": begun_with.seen.checked,
                 "reboot_reasons": begun_with.seen.reboot_reasons,

@@ -30,7 +30,7 @@ from tools import docs
 RESTORE = "Put the former swap size back, now that the installs are over"
 
 # Roles that speak to a device before all others, whatever tags are asked for.
-FIRST = ("preflight", "rollout", "contact")
+FIRST = ("device_state", "preflight", "rollout", "contact")
 
 # What a role tells others of itself, in a file of its own that does nothing else.
 FACTS = {"verify.yml": "checks", "group.yml": "group"}
@@ -44,6 +44,8 @@ ELSEWHERE = {
     "card": "firstboot",
     "bootstrap": "firstboot",
     "rollback": "rollout",
+    "device_state": "fleet",
+    "drift": "fleet",
 }
 
 
@@ -155,22 +157,29 @@ def test_site_takes_roles_with_their_tags_then_proves_or_goes_back() -> None:
         assert task == {
             "name": f"Role {name}",
             "ansible.builtin.import_role": {"name": f"edge.pi_fleet.{name}"},
+            "when": [f"'{name}' in ansible_facts.pi_fleet_run | default(['{name}'])"],
             "tags": [name],
         }
     block = provisioning()
-    *roles, restore, prove = block["block"]
+    begin, *roles, restore, prove, record = block["block"]
     assert roles == taken
     assert restore["name"] == RESTORE
     (back,) = block["rescue"]
-    for task, part in ((prove, "prove"), (back, "back")):
-        assert task["ansible.builtin.import_role"] == {"name": "edge.pi_fleet.rollout", "tasks_from": part}
+    for task, role, part in (
+        (begin, "device_state", "begin"),
+        (prove, "rollout", "prove"),
+        (record, "device_state", "record"),
+        (back, "rollout", "back"),
+    ):
+        assert task["ansible.builtin.import_role"] == {"name": f"edge.pi_fleet.{role}", "tasks_from": part}
         assert task["tags"] == ["always"]
     first, second = site()
     # In the order of the inventory, whoever answered first.
-    assert second["hosts"] == "devices:&rollout_devices"
+    assert second["hosts"].startswith("{{ groups.devices | intersect(groups.rollout_devices ")
     assert second["max_fail_percentage"] == 0
     for play in (first, second):
-        assert not {"pre_tasks", "post_tasks", "handlers", "vars"} & play.keys()
+        assert not {"pre_tasks", "post_tasks", "handlers"} & play.keys()
+        assert play["vars"] == {"device_state_full": "{{ full | default(false) }}"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=lambda path: path.name)
@@ -190,7 +199,7 @@ def test_preflight_knows_all_roles_of_site() -> None:
 
 def test_reimaging_takes_all_roles_of_site() -> None:
     # A device that is written anew is no canary.
-    wanted = [role for role in site_roles() if role != "rollout"]
+    wanted = [role for role in site_roles() if role not in ("device_state", "rollout")]
     assert read_yaml("roles/reimage/vars/main.yml")["__reimage_roles"] == wanted
 
 
@@ -201,7 +210,7 @@ def test_preflight_lets_every_role_validate_that_can() -> None:
 
 def test_verify_looks_at_all_roles_that_leave_something_behind() -> None:
     verified = read_yaml("roles/verify/defaults/main.yml")["verify_roles"]
-    assert verified == [role for role in site_roles() if role not in ("preflight", "rollout", "reboot")]
+    assert verified == [role for role in changing() if role != "reboot"]
     for role in verified:
         fact = read_yaml(f"roles/{role}/tasks/verify.yml")[-1]["ansible.builtin.set_fact"][f"{role}_checks"]
         told = {
@@ -241,11 +250,21 @@ def test_roles_on_devices_do_not_take_those_of_the_control_node() -> None:
     assert not {"card", "virtual_pi"} & set(site_roles())
     assert set(ON_DEVICES) == {
         *site_roles(),
-        *("bootstrap", "contact", "verify", "classify", "reimage", "rollback", "pull"),
+        *("bootstrap", "contact", "drift", "verify", "classify", "reimage", "rollback", "pull"),
     }
 
 
-@pytest.mark.parametrize("role", [role for role in site_roles() if role not in ("preflight", "rollout")])
+def changing() -> list[str]:
+    """Return the roles of site.yml that change devices, in its order."""
+    return [task["ansible.builtin.import_role"]["name"].removeprefix("edge.pi_fleet.") for task in provisioning_roles()]
+
+
+def test_devices_are_asked_for_all_that_roles_of_site_change() -> None:
+    assert read_yaml("roles/device_state/vars/main.yml")["__device_state_roles"] == changing()
+    assert read_yaml("roles/drift/defaults/main.yml")["drift_roles"] == changing()
+
+
+@pytest.mark.parametrize("role", changing())
 def test_a_role_declares_what_it_manages(role: str) -> None:
     variables = read_yaml(f"roles/{role}/vars/main.yml")
     assert variables[f"__{role}_manages"].keys() <= KINDS.keys()
