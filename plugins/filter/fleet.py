@@ -74,7 +74,7 @@ def collect_table(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]
 
 def drift_lines(probe: Mapping[str, Any]) -> list[str]:
     """Return the lines that role drift shows of a device: see DOCUMENTATION beside this file."""
-    differences = probe["differences"]
+    differences = probe.get("differences", [])
     if not probe["run"]:
         return [f"of {probe['checked']} things, recorded {probe['recorded_at']}, none differs"]
     # Why a role would run says what differs, too; here that has a line each.
@@ -86,10 +86,12 @@ def drift_lines(probe: Mapping[str, Any]) -> list[str]:
         if not any(part in each for each in told)
     ]
     lines += [
-        f"{each['role']}: {each['told']}" + (f", since {each['since']}" if each["since"] else "") for each in differences
+        f"{each['role']}: {each['told']}" + (f", since {each['since']}" if each["since"] else "")
+        for each in differences
     ]
-    recorded = f", recorded {probe['recorded_at']}" if probe.get("recorded_at") else ""
-    return [f"of {probe.get('checked', 0)} things{recorded}, these differ:", *lines]
+    if not probe.get("recorded_at"):
+        return ["it could not be asked or was never recorded:", *lines]
+    return [f"of {probe['checked']} things, recorded {probe['recorded_at']}, these differ:", *lines]
 
 
 class FilterModule:

@@ -29,6 +29,7 @@ class Restorer:
         self._dry = dry
         self.done: list[str] = []
         """What was done, one sentence each."""
+        self._moved: set[Path] = set()
 
     def restore(self, wanted: Entries, found: Entries, differing: Iterable[str]) -> None:
         """Put back the entries that differ."""
@@ -76,11 +77,15 @@ class Restorer:
             self._do(f"{name} has mode {before['mode']} again", path.chmod, int(before["mode"], 8))
 
     def _set_aside(self, path: Path) -> None:
-        if not os.path.lexists(path):
+        # A drop-in is a unit's and a file.
+        if path in self._moved or not os.path.lexists(path):
             return
+        self._moved.add(path)
         name = self._device.name(path)
         aside = f"{ASIDE}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}{name}"
-        self._do(f"{name}, which was not there before, was moved to {aside}", self._move, path, self._device.path(aside))
+        self._do(
+            f"{name}, which was not there before, was moved to {aside}", self._move, path, self._device.path(aside)
+        )
 
     def _move(self, path: Path, there: Path) -> None:
         # It may have been nobody else's to read.
@@ -135,7 +140,9 @@ class Restorer:
             return
         line, rest = split_first(read_text(path) or "")
         text = " ".join([*(word for word in line.split() if word not in now), *before]) + rest
-        self._do(f"{self._device.name(path)} has {' '.join(before) or 'none of the flags'} again", write_text, path, text)
+        self._do(
+            f"{self._device.name(path)} has {' '.join(before) or 'none of the flags'} again", write_text, path, text
+        )
 
 
 def link(path: Path, target: str) -> None:

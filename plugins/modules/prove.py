@@ -17,6 +17,12 @@ options:
     description: What is asked; without it nothing is.
     type: dict
     suboptions:
+      by:
+        description: >-
+          The Lambda that answers, as C(lambda/NAME). Where it was not dropped yet, as on a device that took only some
+          roles so far, nothing is asked.
+        type: str
+        required: true
       topics:
         description: Topics by C(request), C(response) and C(errors).
         type: dict
@@ -49,6 +55,7 @@ EXAMPLES = r"""
 - name: What is in front of the camera?
   edge.pi_fleet.prove:
     question:
+      by: lambda/beverage_classifier
       topics:
         request: /request/classify/beverage_container
         response: /response/prediction/beverage_container
@@ -65,7 +72,7 @@ answer:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edge.pi_fleet.plugins.module_utils import workers
+from ansible_collections.edge.pi_fleet.plugins.module_utils import history, workers
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
 from ansible_collections.edge.pi_fleet.plugins.module_utils.question import check_answer
 
@@ -77,6 +84,7 @@ def main() -> None:
             "question": {
                 "type": "dict",
                 "options": {
+                    "by": {"type": "str", "required": True},
                     "topics": {"type": "dict", "required": True},
                     "categories": {"type": "list", "elements": "str", "required": True},
                     "timeout": {"type": "float", "required": True},
@@ -93,7 +101,7 @@ def main() -> None:
         workers.wait_until_ready(device, workers.texts(device), module.params["timeout"])
     except workers.WorkerError as error:
         module.fail_json(msg=str(error))
-    if not question:
+    if not question or question.pop("by") not in history.running(history.stores(device)):
         module.exit_json(changed=False, answer="")
     right, found, wanted = check_answer(question)
     if not right:

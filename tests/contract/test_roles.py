@@ -44,8 +44,8 @@ ELSEWHERE = {
     "card": "firstboot",
     "bootstrap": "firstboot",
     "rollback": "rollout",
-    "device_state": "fleet",
-    "drift": "fleet",
+    "device_state": "verify",
+    "drift": "verify",
 }
 
 

@@ -19,8 +19,8 @@ SKIPPED = {
     "/var/lib/apt/periodic", "/var/lib/systemd", "/var/lib/dpkg/updates", "/root/.ansible", "/home/pi",
     "/etc/machine-id", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/.pwd.lock", "/etc/mtab",
     "/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ed25519_key.pub", "/etc/ld.so.cache",
-    "/var/lib/pi-fleet/state.json", "/var/lib/dbus", "/var/lib/sudo", "/var/lib/dpkg/lock", "/var/lib/dpkg/lock-frontend",
-    "/var/lib/dpkg/triggers/Lock", "/var/lib/mosquitto",
+    "/var/lib/dbus", "/var/lib/sudo", "/var/lib/dpkg/lock", "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/triggers/Lock", "/var/lib/mosquitto", "/var/lib/pi-fleet/state.json",
 }  # fmt: skip
 # Written anew in an order of their own by each installation; the packages themselves are compared by dpkg's word.
 UNORDERED = {

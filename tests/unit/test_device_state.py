@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -348,6 +350,44 @@ def test_modes_links_and_what_stands_in_the_way_are_put_back_before_roles_run(pi
     (aside,) = pi.path(ASIDE).rglob("b")
     assert aside.read_text() == "somebody's"
     assert pi.path(FIRMWARE).read_text() == "console=tty1 rootwait cgroup_memory=1\n"
+
+
+def test_a_dry_run_says_what_would_be_put_back_and_leaves_it(pi: Pi) -> None:
+    pi.path("/etc/camera.json").chmod(0o666)
+    link(pi, "/opt/camera/link", "/tmp")
+    pi.write("/opt/camera/b", "somebody's")
+    pi.write("/etc/group", "ggc_group:x:989:eve\nvideo:x:44:\n")
+    pi.write("/etc/systemd/system/camera.service.d/x.conf", "")
+    pi.shown |= {"DropInPaths": "/etc/systemd/system/camera.service.d/x.conf", "LoadState": "masked"}
+    pi.write(FIRMWARE, "console=tty1 cgroup_memory=1 cgroup_disable=memory rootwait\n")
+    record, calls = pi.path(state_record.PATH).read_bytes(), len(pi.calls)
+    dry = device_state.begin(pi.device, INPUTS, everything=False, dry=True)
+    assert pi.path("/etc/camera.json").stat().st_mode & 0o777 == 0o666
+    assert pi.path("/opt/camera/link").readlink() == Path("/tmp")
+    assert pi.path("/opt/camera/b").exists()
+    assert pi.path("/etc/systemd/system/camera.service.d/x.conf").exists()
+    assert not pi.path(ASIDE).exists()
+    assert pi.path(state_record.PATH).read_bytes() == record
+    assert all(call[:2] == ["systemctl", "show"] for call in pi.calls[calls:])
+    # The time in a name of what is set aside may be the next second's.
+    done = device_state.begin(pi.device, INPUTS, everything=False).restored
+    assert [re.sub(r"\d{8}T\d{6}Z", "", each) for each in dry.restored] == [
+        re.sub(r"\d{8}T\d{6}Z", "", each) for each in done
+    ]
+    assert len(done) == 8
+
+
+def test_since_when_is_what_the_file_system_keeps(pi: Pi) -> None:
+    pi.path("/etc/camera.json").chmod(0o666)
+    pi.path("/etc/conf.d/one").unlink()
+    pi.write("/var/lib/dpkg/status", STATUS.format(version="3.1-1"))
+    pi.write("/var/lib/dpkg/info/rsync.list", "")
+    pi.write("/etc/group", "ggc_group:x:989:eve\nvideo:x:44:\n")
+    found = {each.entry: device_state.since(pi.device, each) for each in device_state.probe(pi.device).differences}
+    now = time.strftime("%Y-%m-%dT%H:", time.gmtime())
+    dated = {entry for entry, since in found.items() if since.startswith(now)}
+    assert dated == {"path /etc/camera.json", "path /etc/conf.d/one", "package rsync"}
+    assert {since for entry, since in found.items() if entry not in dated} == {""}
 
 
 def test_users_groups_and_units_are_put_back(pi: Pi) -> None:

@@ -9,6 +9,7 @@ from ansible_collections.edge.pi_fleet.plugins.filter.fleet import (
     FilterModule,
     answers_table,
     collect_table,
+    drift_lines,
     virtual_pi_instances,
     wifi_psk,
 )
@@ -77,8 +78,40 @@ def test_the_table_of_nobody_is_its_heading() -> None:
     assert answers_table(["a"], {"a": answers()}) == ["device  category  confidence  milliseconds"]
 
 
+def test_what_differs_has_a_line_each_beside_other_reasons() -> None:
+    told = {"role": "camera", "told": "path /etc/camera.json: mode is 0600, was 0644", "since": "2026-11-26T17:02:11Z"}
+    user = {"role": "user", "told": "user ggc_user: shell is /bin/sh, was none", "since": ""}
+    probe = {
+        "run": {
+            "swap": "it was never recorded",
+            "camera": f"its inputs are other ones; {told['told']}",
+            "user": user["told"],
+        },
+        "differences": [told, user],
+        "checked": 12,
+        "recorded_at": "2026-11-26T15:40:00Z",
+    }
+    assert drift_lines(probe) == [
+        "of 12 things, recorded 2026-11-26T15:40:00Z, these differ:",
+        "swap: it was never recorded",
+        "camera: its inputs are other ones",
+        "camera: path /etc/camera.json: mode is 0600, was 0644, since 2026-11-26T17:02:11Z",
+        "user: user ggc_user: shell is /bin/sh, was none",
+    ]
+    assert drift_lines({**probe, "run": {}, "differences": []}) == [
+        "of 12 things, recorded 2026-11-26T15:40:00Z, none differs"
+    ]
+
+
+def test_a_device_that_could_not_be_asked_says_why() -> None:
+    assert drift_lines({"run": {"swap": "it could not be asked: no route to host"}}) == [
+        "it could not be asked or was never recorded:",
+        "swap: it could not be asked: no route to host",
+    ]
+
+
 def test_ansible_finds_the_filters() -> None:
-    filters = [answers_table, collect_table, virtual_pi_instances, wifi_psk]
+    filters = [answers_table, collect_table, drift_lines, virtual_pi_instances, wifi_psk]
     assert FilterModule().filters() == {function.__name__: function for function in filters}
 
 

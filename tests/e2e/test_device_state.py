@@ -1,0 +1,75 @@
+"""A provisioned fleet that was changed by hand, or is wanted otherwise: who says so, and which roles run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.e2e.conftest import Fleet
+
+# What people do to a device by hand, and whose it is.
+BY_HAND = """
+import os, subprocess
+from pathlib import Path
+os.chmod("/dev/raw1394", 0o600)
+Path("/etc/pi-fleet/camera.json").write_text("{}")
+os.unlink("/etc/tmpfiles.d/pi-fleet-raw1394.conf")
+drop_in = Path("/etc/systemd/system/field-data-guard.timer.d/mine.conf")
+drop_in.parent.mkdir()
+drop_in.write_text("[Timer]\\nOnUnitActiveSec=1h\\n")
+subprocess.run(["systemctl", "daemon-reload"], check=True)
+subprocess.run(["usermod", "--shell", "/bin/bash", "ggc_user"], check=True, capture_output=True)
+"""
+TOUCHED = {
+    "path /dev/raw1394": "raw1394",
+    "path /etc/tmpfiles.d/pi-fleet-raw1394.conf": "raw1394",
+    "path /etc/pi-fleet/camera.json": "camera",
+    "unit field-data-guard.timer": "field_data",
+    "path /etc/systemd/system/field-data-guard.timer.d/mine.conf": "field_data",
+    "user ggc_user": "greengrass_user",
+}
+
+
+def test_what_changed_by_hand_is_named_and_mended_by_the_roles_concerned(fleet: Fleet, tmp_path: Path) -> None:
+    hosts = fleet.hosts()
+    before = {host: fleet.manifest(host) for host in hosts}
+    drifted = next(iter(hosts))
+    fleet.root(drifted, BY_HAND)
+    report = ("--extra-vars", f"drift_report_path={tmp_path}")
+    asked = fleet.playbook("playbooks/drift.yml", *report)
+    assert asked.code == 2, asked.output[-4000:]
+    assert not any(asked.changed.values())
+    told = {host: json.loads((tmp_path / f"{host}.json").read_text()) for host in hosts}
+    assert [host for host in hosts if told[host]["drifted"]] == [drifted]
+    assert {each["entry"]: each["role"] for each in told[drifted]["differences"]} == TOUCHED
+    for each in told[drifted]["differences"]:
+        assert each["told"] in unwrapped(asked.output)
+        assert each["since"] > told[drifted]["recorded_at"] or each["entry"].startswith(("unit", "user"))
+    assert list(told[drifted]["roles"]) == [role for role in told[drifted]["roles"] if role in TOUCHED.values()]
+    dry = fleet.playbook("playbooks/site.yml", "--check", "--limit", drifted)
+    assert dry.code == 0, dry.output[-4000:]
+    assert dry.changed[drifted] > 0
+    run = fleet.playbook("playbooks/site.yml")
+    assert run.code == 0, run.output[-4000:]
+    assert run.changed == {host: run.changed[host] if host == drifted else 0 for host in hosts}
+    assert {host: fleet.manifest(host) for host in hosts} == before
+    mended = fleet.playbook("playbooks/drift.yml", *report)
+    assert mended.code == 0, mended.output[-4000:]
+
+
+def test_other_inputs_are_for_the_roles_that_take_them(fleet: Fleet) -> None:
+    run = fleet.playbook("playbooks/site.yml", "--extra-vars", "field_data_min_free=201M")
+    assert run.code == 0, run.output[-4000:]
+    began = set(re.findall(r"^ +(\w+): its inputs are other ones$", run.output, re.MULTILINE))
+    assert "field_data" in began
+    assert not {"identity", "swap", "camera", "raw1394", "mxnet_dependencies"} & began
+    again = fleet.playbook("playbooks/site.yml", "--extra-vars", "field_data_min_free=201M")
+    assert again.output.count("converged, ") == len(fleet.hosts())
+    former = fleet.playbook("playbooks/site.yml")
+    assert former.code == 0, former.output[-4000:]
+
+
+def unwrapped(text: str) -> str:
+    """Return what Ansible printed without the line breaks and quotes that it put into it."""
+    return " ".join(text.split()).replace("''", "'")
