@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, write_text
@@ -92,6 +93,10 @@ class Restorer:
         self._device.path(ASIDE).mkdir(mode=0o700, parents=True, exist_ok=True)
         there.parent.mkdir(parents=True, exist_ok=True)
         path.rename(there)
+        if path.parent.suffix == ".d":
+            # Somebody made the folder of a drop-in, too.
+            with suppress(OSError):
+                path.parent.rmdir()
 
     def _unit(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         extra = set(now.get("drop-ins", "").split()) - set(before.get("drop-ins", "").split())

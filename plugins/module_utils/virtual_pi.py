@@ -217,6 +217,17 @@ def host_mirror(sources: Iterable[str]) -> str:
     )
 
 
+def refuse_unbootable(release: str, architecture: str, host: str) -> None:
+    """Raise VirtualPiError for what would never boot: Trixie's systemd under qemu-user."""
+    # It was tried with qemu 7.2, which cannot start a service, and 10.0, which cannot confine one: see decision 3.
+    if release == "trixie" and architecture != host:
+        raise VirtualPiError(
+            f"A virtual Pi of trixie on {architecture} does not boot here: its systemd asks for what qemu-user, which"
+            f" emulates {architecture} on {host}, does not have (a real Pi has it): take RELEASE=bookworm, or this"
+            f" machine's own {host}."
+        )
+
+
 @dataclass(frozen=True)
 class Image:
     """An image of a virtual Pi: a release for an architecture, with packages beyond a blank card if named."""

@@ -158,6 +158,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     connection,
     create,
     host_mirror,
+    refuse_unbootable,
     wait_until_booted,
 )
 
@@ -206,6 +207,9 @@ def main() -> None:
 
 def wanted_images(module: AnsibleModule, host: Host) -> list[Image | Snapshot]:
     """Return the image of each instance that is asked for."""
+    for item in module.params["instances"]:
+        if not item["image"]:
+            refuse_unbootable(item["release"], item["architecture"] or host.architecture, host.architecture)
     return [
         Snapshot(item["image"])
         if item["image"]

@@ -399,7 +399,7 @@ def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
     assert ["gpasswd", "--members", "collect", "ggc_group"] in pi.calls
     assert ["systemctl", "unmask", "--quiet", "camera.service"] in pi.calls
     assert ["systemctl", "daemon-reload"] in pi.calls
-    assert not pi.path("/etc/systemd/system/camera.service.d/x.conf").exists()
+    assert not pi.path("/etc/systemd/system/camera.service.d").exists()
 
 
 def test_what_somebody_changed_is_put_back_for_a_role_with_other_inputs_too(pi: Pi) -> None:

@@ -23,6 +23,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     host_mirror,
     recipe_digest,
     recipe_packages,
+    refuse_unbootable,
     take_snapshot,
 )
 
@@ -245,6 +246,13 @@ def test_a_host_without_a_mirror_is_told_how_to_name_one(sources: list[str]) -> 
 
 def image(recipe: Path, *packages: str, release: str = "trixie", architecture: str = "armhf") -> Image:
     return Image(recipe, release, architecture, "http://mirror.example/debian", packages)
+
+
+def test_what_would_never_boot_is_refused_before_it_is_built() -> None:
+    for bootable in (("trixie", "amd64", "amd64"), ("trixie", "armhf", "armhf"), ("bookworm", "armhf", "amd64")):
+        refuse_unbootable(*bootable)
+    with pytest.raises(VirtualPiError, match=r"trixie on armhf does not boot here: .* take RELEASE=bookworm, or this"):
+        refuse_unbootable("trixie", "armhf", "amd64")
 
 
 def test_names_of_images(recipe: Path) -> None:
