@@ -41,8 +41,9 @@ ANSIBLE_DISPLAY_OK_HOSTS=false ansible-playbook playbooks/site.yml --limit "$hos
 ask
 echo "Those weights are random numbers, and so are its answers: it shows that the way of a model is open."
 
-step "Dropping a model that knows a coffee mug: ansible-playbook playbooks/site.yml --limit $host --tags image_classifier"
-ANSIBLE_DISPLAY_OK_HOSTS=false ansible-playbook playbooks/site.yml --limit "$host" --tags image_classifier
+step "Dropping a model that knows a coffee mug: ansible-playbook playbooks/site.yml --limit $host"
+echo "Only the roles that have something to do run: those to which the model is another one now."
+ANSIBLE_DISPLAY_OK_HOSTS=false ansible-playbook playbooks/site.yml --limit "$host"
 
 step "Verifying it: ansible-playbook playbooks/verify.yml --limit $host"
 ansible-playbook playbooks/verify.yml --limit "$host" --extra-vars "verify_report_path=$PWD/.cache/verify"
@@ -57,6 +58,9 @@ for category in coffee-mug clutter; do
   }
 done
 
+step "Asking whether anything changed since, by hand or by chance: ansible-playbook playbooks/drift.yml --limit $host"
+ansible-playbook playbooks/drift.yml --limit "$host" --extra-vars "drift_report_path=$PWD/.cache/drift"
+
 checks=$(python3 -c 'import json, sys; print(len(json.load(open(sys.argv[1]))["checks"]))' ".cache/verify/$host.json")
 architecture=$(ssh -F .cache/virtual-fleet/ssh_config "$host" dpkg --print-architecture)
 cat <<END
@@ -65,12 +69,14 @@ cat <<END
 What stands     $host: Debian $release, $architecture, provisioned over SSH, answering over MQTT
 What it says    $(sed -n '2,$p' <<<"$answers" | awk '{ printf "%s%s %s in %s ms", sep, $2, $3, $4; sep = ", " }')
 What was proven $checks checks, all right: .cache/verify/$host.json
+What is watched .cache/drift/index.html, a page to look at in a browser: nothing changed since
 What waits      swap and kernel flags: a container's kernel is its host's; a real Pi activates them
 
 What to do next   (after: . .venv/bin/activate)
   ask it again      ansible-playbook playbooks/classify.yml --limit $host
   look around       ssh -F .cache/virtual-fleet/ssh_config $host
   run it again      ansible-playbook playbooks/site.yml --limit $host        (it changes nothing)
+  change something  by hand on it, then ansible-playbook playbooks/drift.yml --limit $host    (who says what, since when)
   a real fleet      cp -r inventory/example inventory/my-fleet, name your Pis in it, then
                     ansible-playbook -i inventory/my-fleet playbooks/site.yml
   remove all of it  make clean

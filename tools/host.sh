@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what this machine lacks to make virtual Pis and run the tests: Debian packages, and qemu's handlers.
 # usage: host.sh [--emulation] [--tests]    with --emulation also what containers of another architecture need,
-#                                          with --tests the broker that unit tests talk to (Debian's, on loopback)
+#                                          with --tests the broker that unit tests talk to (Debian's, on loopback), and a browser
 set -eu
 
 packages="make shellcheck python3-venv openssh-client rsync podman runc iptables netavark aardvark-dns uidmap slirp4netns
@@ -10,7 +10,7 @@ emulation=
 for option in "$@"; do
   case $option in
     --emulation) emulation=yes packages="$packages qemu-user-static binfmt-support arch-test" ;;
-    --tests) packages="$packages mosquitto" ;;
+    --tests) packages="$packages mosquitto chromium" ;;
   esac
 done
 

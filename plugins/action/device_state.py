@@ -13,7 +13,7 @@ from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import R
 class ActionModule(ActionBase):
     """See module device_state."""
 
-    _VALID_ARGS = frozenset(("state", "roles", "everything"))
+    _VALID_ARGS = frozenset(("state", "roles", "everything", "about", "thumbnail"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask the device; one that cannot be asked is for role preflight to explain, and runs everything."""
@@ -23,11 +23,13 @@ class ActionModule(ActionBase):
                 "state": {"type": "str", "choices": ["probed", "begun", "recorded"], "required": True},
                 "roles": {"type": "list", "elements": "str", "required": True},
                 "everything": {"type": "bool", "default": False},
+                "about": {"type": "bool", "default": False},
+                "thumbnail": {"type": "bool", "default": False},
             }
         )
         state, names = arguments["state"], arguments["roles"]
         try:
-            result = self._ask(state, names, arguments["everything"], task_vars or {})
+            result = self._ask(arguments, task_vars or {})
         except AnsibleError as error:
             if state != "probed":
                 raise
@@ -38,13 +40,13 @@ class ActionModule(ActionBase):
             result["ansible_facts"] = {"pi_fleet_run": list(result["run"])}
         return result
 
-    def _ask(self, state: str, names: list[str], everything: bool, task_vars: dict[str, Any]) -> dict[str, Any]:
-        roles = Roles(task_vars, self._templar, self._loader)
+    def _ask(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        roles, names = Roles(task_vars, self._templar, self._loader), arguments["roles"]
+        recorded = arguments["state"] == "recorded"
         module_args = {
-            "state": state,
+            **{name: value for name, value in arguments.items() if name != "roles"},
             "fingerprints": {name: roles.fingerprint(name) for name in names},
-            "everything": everything,
-            "declared": {name: roles.manages(name) for name in names} if state == "recorded" else {},
+            "declared": {name: roles.manages(name) for name in names} if recorded else {},
         }
         result: dict[str, Any] = self._execute_module(
             module_name="edge.pi_fleet.device_state", module_args=module_args, task_vars=task_vars

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.edge.pi_fleet.plugins.module_utils.drift_page import difference, other_reasons
+
 
 def virtual_pi_instances(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return, for hosts of the inventory, what role virtual_pi makes of each: see DOCUMENTATION beside this file."""
@@ -77,18 +79,8 @@ def drift_lines(probe: Mapping[str, Any]) -> list[str]:
     differences = probe.get("differences", [])
     if not probe["run"]:
         return [f"of {probe['checked']} things, recorded {probe['recorded_at']}, none differs"]
-    # Why a role would run says what differs, too; here that has a line each.
-    told = {difference["told"] for difference in differences}
-    lines = [
-        f"{role}: {part}"
-        for role, reason in probe["run"].items()
-        for part in reason.split("; ")
-        if not any(part in each for each in told)
-    ]
-    lines += [
-        f"{each['role']}: {each['told']}" + (f", since {each['since']}" if each["since"] else "")
-        for each in differences
-    ]
+    lines = [f"{role}: {reason}" for role, reason in other_reasons(probe["run"], differences)]
+    lines += [f"{each['role']}: {difference(each)}" for each in differences]
     if not probe.get("recorded_at"):
         return ["it could not be asked or was never recorded:", *lines]
     return [f"of {probe['checked']} things, recorded {probe['recorded_at']}, these differ:", *lines]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contact sheets: one HTML page with what was collected, small, to be looked at; it needs no other file and no script.
 
-A picture is called `<epoch millis>_<category>_<confidence>.jpg`, or `<epoch millis>.jpg` where its handling failed.
 What a device names and what its pictures hold is not to be trusted: text is escaped, and a page may load nothing.
 """
 
@@ -10,16 +9,14 @@ from __future__ import annotations
 import base64
 import html
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from ansible_collections.edge.pi_fleet.plugins.module_utils.picture_name import prediction, taken
 from PIL import Image, ImageOps
 
-NAME = re.compile(r"(?P<millis>[0-9]{1,15})(?:_(?P<category>.+)_(?P<confidence>[0-9.]+(?:e-?[0-9]+)?))?\.\w+")
 SIDE = 240
 """Pixels of a thumbnail: two fit beside each other on a phone."""
 
@@ -72,23 +69,12 @@ class Picture:
     @property
     def prediction(self) -> str:
         """What was seen in it, with the confidence."""
-        found = NAME.fullmatch(Path(self.name).name)
-        if found is None or found["category"] is None:
-            return "no prediction"
-        try:
-            return f"{found['category']}, {float(found['confidence']):.0%}"
-        except ValueError:
-            return found["category"]
+        return prediction(self.name)
 
     @property
     def time(self) -> str:
         """When it was taken, as its name says."""
-        found = NAME.fullmatch(Path(self.name).name)
-        try:
-            moment = datetime.fromtimestamp(int(found["millis"]) / 1000, UTC) if found else None
-        except (ValueError, OverflowError, OSError):
-            moment = None
-        return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "time unknown"
+        return taken(self.name)
 
 
 def page(title: str, pictures: Sequence[Picture], folder: Path) -> str:

@@ -37,6 +37,15 @@ options:
       Let all roles run, whatever is recorded. With I(state=begun), what they leave as they find it is accepted.
     type: bool
     default: false
+  about:
+    description: >-
+      Tell also what a report shows of a device: its system, releases, disk, swap and the last picture that it kept.
+    type: bool
+    default: false
+  thumbnail:
+    description: Show that picture, small. Whoever reads the result sees it.
+    type: bool
+    default: false
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
@@ -85,6 +94,10 @@ reboot_reasons:
   type: list
   elements: str
   returned: state is probed or begun
+about:
+  description: System, releases, disk, swap, and the last picture that was kept.
+  type: dict
+  returned: I(about) is true
 recorded_at:
   description: When the device was recorded last, in UTC; nothing if it never was.
   type: str
@@ -96,6 +109,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge.pi_fleet.plugins.module_utils.about import about
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device_state import Begun, begin, probe, record, since
 
@@ -107,6 +121,8 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "choices": ["probed", "begun", "recorded"], "required": True},
             "everything": {"type": "bool", "default": False},
+            "about": {"type": "bool", "default": False},
+            "thumbnail": {"type": "bool", "default": False},
             # The action plugin makes both of the roles' names; there may be secrets in what was hashed.
             "fingerprints": {"type": "dict", "required": True, "no_log": True},
             "declared": {"type": "dict", "default": {}},
@@ -139,6 +155,8 @@ def main() -> None:
                 "reboot_reasons": begun_with.seen.reboot_reasons,
                 "recorded_at": begun_with.seen.record.at,
             }
+            if given["about"]:
+                result["about"] = about(device, given["thumbnail"])
     except (DeviceError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(result.get("restored")), seconds=round(time.monotonic() - begun, 2), **result)

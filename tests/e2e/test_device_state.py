@@ -41,7 +41,7 @@ def test_what_changed_by_hand_is_named_and_mended_by_the_roles_concerned(fleet: 
     assert asked.code == 2, asked.output[-4000:]
     assert not any(asked.changed.values())
     told = {host: json.loads((tmp_path / f"{host}.json").read_text()) for host in hosts}
-    assert [host for host in hosts if told[host]["drifted"]] == [drifted]
+    assert [host for host in hosts if told[host]["state"] == "drifted"] == [drifted]
     assert {each["entry"]: each["role"] for each in told[drifted]["differences"]} == TOUCHED
     for each in told[drifted]["differences"]:
         assert each["told"] in unwrapped(asked.output)
@@ -59,6 +59,11 @@ def test_what_changed_by_hand_is_named_and_mended_by_the_roles_concerned(fleet: 
     assert {host: {path: after[host][path] for path in after[host].keys() - aside} for host in hosts} == before
     mended = fleet.playbook("playbooks/drift.yml", *report)
     assert mended.code == 0, mended.output[-4000:]
+    assert f"To look at: {tmp_path}/index.html" in unwrapped(mended.output)
+    found = json.loads((tmp_path / f"{drifted}.json").read_text())
+    assert found["state"] == "converged"
+    assert len(found["free_disk"]) == 2
+    assert found["about"]["releases"].keys() >= {"localcore", "lambda/beverage_classifier", "model/beverage-classifier"}
 
 
 def test_other_inputs_are_for_the_roles_that_take_them(fleet: Fleet) -> None:
