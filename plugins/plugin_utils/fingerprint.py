@@ -37,7 +37,8 @@ class Roles:
 
     def fingerprint(self, role: str) -> str:
         """Return the hash of all that a role is given."""
-        digest = hashlib.sha256()
+        # Settings and topics carry the device's name.
+        digest = hashlib.sha256(f"{self.variables.get('inventory_hostname')}\n".encode())
         for name in [role, *self._of(role, "reads")]:
             options = self._evaluated(name, self._options(name))
             inputs = {str(path): content(str(path)) for path in self._of(name, "inputs")}

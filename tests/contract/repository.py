@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import jinja2.nodes
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +34,10 @@ KEYWORDS = {
     ),
     *("run_once", "tags", "throttle", "until", "vars", "when", "block", "rescue", "always"),
 }
+
+CONDITIONS = {"when", "that", "until", "failed_when", "changed_when"}
+# Tasks that other playbooks than site.yml take.
+ELSEWHERE_THAN_SITE = ("verify.yml", "pull.yml")
 
 
 def read(path: str) -> str:
@@ -117,6 +123,38 @@ def site_roles() -> list[str]:
     names = [entry["role"] for entry in site()[0]["roles"]]
     names += [task["ansible.builtin.import_role"]["name"] for task in provisioning_roles()]
     return [name.removeprefix("edge.pi_fleet.") for name in names]
+
+
+def strings(found: Any) -> Iterator[str]:
+    """Yield all text that is in YAML, conditions as templates."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            if key in CONDITIONS:
+                yield from (f"{{{{ {each} }}}}" for each in strings(value))
+            else:
+                yield from strings(value)
+    elif isinstance(found, list):
+        for value in found:
+            yield from strings(value)
+    elif isinstance(found, str):
+        yield found
+
+
+def variables_of(role: str) -> set[str]:
+    """Return the variables that a role reads when site.yml takes it: those of its templates, and of its YAML."""
+    found: set[str] = set()
+    for path in files(f"roles/{role}"):
+        if path.suffix == ".j2":
+            texts = [path.read_text()]
+        elif path.suffix == ".yml" and path.parent.name != "meta" and path.name not in ELSEWHERE_THAN_SITE:
+            texts = list(strings(read_yaml(str(path))))
+        else:
+            continue
+        for text in texts:
+            names = list(jinja2.Environment(autoescape=True).parse(text).find_all(jinja2.nodes.Name))
+            found |= {name.name for name in names if name.ctx == "load"}
+            found -= {name.name for name in names if name.ctx == "store"}
+    return found
 
 
 def plain(text: str) -> str:

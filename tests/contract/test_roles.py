@@ -24,6 +24,7 @@ from tests.contract.repository import (
     site,
     site_roles,
     tasks,
+    variables_of,
 )
 from tools import docs
 
@@ -175,7 +176,7 @@ def test_site_takes_roles_with_their_tags_then_proves_or_goes_back() -> None:
         assert task["tags"] == ["always"]
     first, second = site()
     # In the order of the inventory, whoever answered first.
-    assert second["hosts"].startswith("{{ groups.devices | intersect(groups.rollout_devices ")
+    assert second["hosts"].startswith("{{ groups.devices | select('in', groups.rollout_devices ")
     assert second["max_fail_percentage"] == 0
     for play in (first, second):
         assert not {"pre_tasks", "post_tasks", "handlers"} & play.keys()
@@ -269,3 +270,21 @@ def test_a_role_declares_what_it_manages(role: str) -> None:
     variables = read_yaml(f"roles/{role}/vars/main.yml")
     assert variables[f"__{role}_manages"].keys() <= KINDS.keys()
     assert set(variables.get(f"__{role}_reads", [])) <= set(site_roles())
+
+
+# What roles read that no inventory says: Ansible's own words, the functions of templates, and where files are.
+GIVEN = {
+    *("lookup", "query", "role_path", "playbook_dir", "inventory_dir", "inventory_hostname"),
+    # Who else answered, where collect.yml says so.
+    *("ansible_play_hosts_all", "hostvars"),
+    *("ansible_check_mode", "ansible_facts", "ansible_managed", "ansible_playbook_python"),
+}
+
+
+@pytest.mark.parametrize("role", changing())
+def test_a_role_reads_what_its_fingerprint_knows_and_nothing_else(role: str) -> None:
+    """Else somebody may change what a role is given, and site.yml would find nothing to do."""
+    reads = read_yaml(f"roles/{role}/vars/main.yml").get(f"__{role}_reads", [])
+    known = {name for each in (role, *reads) for name in inputs(each)} | {f"{each}_group" for each in reads}
+    found = {name for name in variables_of(role) if not name.startswith(f"__{role}_") and name != f"__{role}"}
+    assert found - known - GIVEN == set()

@@ -20,7 +20,7 @@ READS = {
     "classifier_lambda": ["local_core"],
 }
 SITE = yaml.safe_load((fingerprint.ROLES / "preflight" / "vars" / "main.yml").read_text())["__preflight_roles"]
-NAMES = [role for role in SITE if role not in ("preflight", "rollout")]
+NAMES = [role for role in SITE if role not in ("device_state", "preflight", "rollout")]
 OTHER: dict[str, Any] = {"list": ["another"], "dict": {"another": "one"}, "bool": True}
 LAMBDA = {"name": "mine", "src": "lambda", "handler": "lambda.handler"}
 
@@ -68,6 +68,10 @@ def concerned(role: str) -> set[str]:
 
 def test_a_fingerprint_stays_as_long_as_nothing_changes(tmp_path: Path) -> None:
     assert prints(tmp_path) == prints(tmp_path)
+
+
+def test_another_name_of_the_device_changes_all(defaults: dict[str, str]) -> None:
+    assert changed(defaults, prints(Path("/nowhere"), inventory_hostname="bar")) == set(NAMES)
 
 
 @pytest.mark.parametrize(("role", "name", "value"), options())
