@@ -82,9 +82,10 @@ def write_text(path: Path, text: str, mode: int | None = None, owner: tuple[int,
 
     The temporary file has one fixed name, so that what a killed run leaves is reused by the next one.
     `mode` None keeps the mode and the owner of the file that is there. `owner` is a user and a group, else who writes.
-    Links are followed, as an editor does.
+    Links to files are followed, as an editor does; one to anything else, as of a masked unit to /dev/null, is replaced.
     """
-    path = path.resolve()
+    there = path.resolve()
+    path = there if there.is_file() or not there.exists() else path.parent.resolve() / path.name
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.pi-fleet-new")
     new.unlink(missing_ok=True)

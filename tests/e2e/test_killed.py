@@ -5,6 +5,7 @@ E2E_KILLS says how many random moments are tried beside the chosen ones; the see
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -42,6 +43,42 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     except OSError:
         pass
 """
+
+
+# What roles say that they manage, and what Debian's packages and their scripts brought.
+DECLARED = """
+import json, subprocess
+from pathlib import Path
+record = json.loads(Path("/var/lib/pi-fleet/state.json").read_text())["content"]["roles"]
+entries = [entry for role in record.values() for entry in role["entries"]]
+declared = [entry.removeprefix("path ") for entry in entries if entry.startswith("path ")]
+packaged = [line for name in Path("/var/lib/dpkg/info").glob("*.list") for line in name.read_text().splitlines()]
+# Where /bin and /lib are links, packages name both ways.
+packaged += [f"/usr{name}" for name in packaged]
+packaged += [str(path) for path in Path("/etc/alternatives").iterdir()]
+query = ["update-alternatives", "--get-selections"]
+for line in subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines():
+    packaged += [entry[1] for entry in [line.split()] if entry[2:] and entry[2].startswith("/")]
+print(json.dumps([declared, packaged]))
+"""
+# What is written beside what is declared: accounts and what starts at boot, which are declared as users, groups and units;
+# what apt and dpkg keep; pictures; this project's own memory of runs.
+BESIDE = re.compile(
+    r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)$|/etc/systemd/system/[^/]+\.wants(/|$)"
+    r"|/var/lib/(dpkg|apt|pi-fleet)/|/home/ggc_user/raw_field_data/"
+)
+
+
+@dataclass(frozen=True)
+class Unkilled:
+    """What a run that nobody kills makes of a device."""
+
+    virgin: dict[str, str]
+    made: dict[str, str]
+    declared: set[str]
+    """Paths that roles declare."""
+    packaged: set[str]
+    """Paths of packages."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +132,9 @@ def virtual_pis(releases: list[str], folder: Path, name: str) -> Iterator[Fleet]
 
 
 @pytest.fixture(scope="module")
-def unkilled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+def unkilled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Unkilled]:
     """What a run that nobody kills makes, by device; the dry run before it leaves virgin devices as they are."""
-    manifests = {}
+    found = {}
     releases = sorted({release for _, release, _ in chosen_and_random()})
     for fleet in virtual_pis(releases, tmp_path_factory.mktemp("unkilled"), "unkilled"):
         virgin = {host: fleet.manifest(host) for host in fleet.hosts()}
@@ -106,8 +143,21 @@ def unkilled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
         assert {host: fleet.manifest(host) for host in virgin} == virgin
         run = fleet.playbook("playbooks/site.yml")
         assert run.code == 0, run.output[-4000:]
-        manifests = {host: fleet.manifest(host) for host in virgin}
-    return manifests
+        for host, before in virgin.items():
+            declared, packaged = json.loads(fleet.root(host, DECLARED))
+            found[host] = Unkilled(before, fleet.manifest(host), set(declared), set(packaged))
+    return found
+
+
+def test_a_run_changes_nothing_that_no_role_declares(unkilled: dict[str, Unkilled]) -> None:
+    """What is not declared is not looked at: a device could drift there, and site.yml would find nothing to do."""
+    for host, run in unkilled.items():
+        changed = {path for path in run.virgin.keys() | run.made if run.virgin.get(path) != run.made.get(path)}
+        files = {path for path in changed if path.startswith("/")}
+        above = {str(folder) for path in run.declared for folder in Path(path).parents}
+        beside = {path for path in files if BESIDE.match(path)}
+        assert files - run.declared - run.packaged - above - beside == set(), host
+        assert len(files & run.declared) > 100
 
 
 def kill(fleet: Fleet, host: str, moment: Moment) -> str:
@@ -139,13 +189,13 @@ def kill(fleet: Fleet, host: str, moment: Moment) -> str:
     [pytest.param(release, moment, id=f"{name}-{release}") for name, release, moment in chosen_and_random()],
     indirect=["device"],
 )
-def test_a_killed_run_is_healed(device: Fleet, moment: Moment, unkilled: dict[str, dict[str, str]]) -> None:
+def test_a_killed_run_is_healed(device: Fleet, moment: Moment, unkilled: dict[str, Unkilled]) -> None:
     (host,) = device.hosts()
     printed = kill(device, host, moment)
     assert "PLAY RECAP" not in printed, "the run was over before it was killed: choose an earlier moment"
     healed = device.playbook("playbooks/site.yml")
     assert healed.code == 0, healed.output[-4000:]
-    found, wanted = device.manifest(host), unkilled[host]
+    found, wanted = device.manifest(host), unkilled[host].made
     differing = {
         path: (found.get(path), wanted.get(path))
         for path in found.keys() | wanted
