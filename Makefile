@@ -45,9 +45,9 @@ test: tools model ## everything that guards the project: the gate (40 to 55 minu
 BEGUN := $(shell date +%s)
 
 .PHONY: test-full
-test-full: test ## the gate, and what takes hours: whole lives of fleets, killed runs, mutants
+test-full: test ## the gate, and what takes hours: whole lives of fleets, drift of everything, killed runs, mutants
 	@$(MAKE) reference
-	@tools/molecule.sh offline pull reimage rollout
+	@tools/molecule.sh drift offline pull reimage rollout
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
 

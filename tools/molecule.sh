@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.." || exit
 export NO_COLOR=1 ANSIBLE_NOCOLOR=1
 log=.cache/molecule/log
 # Whole lives that take longer than the gate has: `make test-full` runs them.
-full_only='offline|pull|reimage|rollout'
+full_only='drift|offline|pull|reimage|rollout'
 mkdir -p "$log"
 
 scenario() {

@@ -46,7 +46,6 @@ ELSEWHERE = {
     "bootstrap": "firstboot",
     "rollback": "rollout",
     "device_state": "verify",
-    "drift": "verify",
 }
 
 

@@ -109,3 +109,5 @@ def test_a_restart_brings_all_of_it_back(fleet: Fleet) -> None:
     run = fleet.playbook("playbooks/verify.yml", "--extra-vars", "verify_ask=true")
     assert run.code == 0, run.output[-4000:]
     assert {host: fleet.root(host, STARTED) for host in hosts} == before
+    drift = fleet.playbook("playbooks/drift.yml")
+    assert drift.code == 0, drift.output[-4000:]

@@ -61,8 +61,8 @@ for line in subprocess.run(query, capture_output=True, text=True, check=True).st
     packaged += [entry[1] for entry in [line.split()] if entry[2:] and entry[2].startswith("/")]
 print(json.dumps([declared, packaged]))
 """
-# What is written beside what is declared: accounts and what starts at boot, which are declared as users and units; what apt
-# and dpkg keep; pictures; this project's own memory of runs.
+# What is written beside what is declared: accounts and what starts at boot, which are declared as users and units; what
+# apt and dpkg keep; pictures; this project's own memory of runs.
 BESIDE = re.compile(
     r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)$|/etc/systemd/system/[^/]+\.wants(/|$)"
     r"|/var/lib/(dpkg|apt|pi-fleet)/|/home/ggc_user/raw_field_data/"
