@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.conftest import Fleet
 
@@ -81,3 +84,29 @@ def test_other_inputs_are_for_the_roles_that_take_them(fleet: Fleet) -> None:
 def unwrapped(text: str) -> str:
     """Return what Ansible printed without the line breaks and quotes that it put into it."""
     return " ".join(text.split()).replace("''", "'")
+
+
+# Has one role's inputs be other ones, as far as the record says.
+OTHER_INPUTS = """
+import hashlib, json
+from pathlib import Path
+path = Path("/var/lib/pi-fleet/state.json")
+document = json.loads(path.read_text())
+document["content"]["roles"][ROLE]["inputs"] = ""
+document["sha256"] = hashlib.sha256(json.dumps(document["content"], sort_keys=True).encode()).hexdigest()
+path.write_text(json.dumps(document))
+"""
+# Those that take tasks and results of others, one of them alone; all of them where there is time.
+ALONE = os.environ.get("E2E_ALONE", "mqtt_broker,image_classifier,classifier_lambda").split(",")
+
+
+@pytest.mark.parametrize("role", ALONE)
+def test_a_role_runs_alone(fleet: Fleet, role: str) -> None:
+    hosts = fleet.hosts()
+    for host in hosts:
+        fleet.root(host, f"ROLE = {role!r}\n{OTHER_INPUTS}")
+    run = fleet.playbook("playbooks/site.yml")
+    assert run.code == 0, run.output[-4000:]
+    assert run.changed == dict.fromkeys(hosts, 0)
+    assert re.findall(r"^ +(\w+): its inputs are other ones$", run.output, re.MULTILINE) == [role] * len(hosts)
+    assert fleet.playbook("playbooks/drift.yml").code == 0
