@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -122,3 +124,10 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def ids(owner: str, group: str) -> tuple[int, int]:
+    """Return the numbers of an owner and a group, given by name or number; KeyError if one is not there."""
+    uid = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
+    gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    return uid, gid

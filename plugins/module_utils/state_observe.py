@@ -7,10 +7,8 @@ Two observations of the same declarations differ where the device does; nothing 
 
 from __future__ import annotations
 
-import grp
 import hashlib
 import os
-import pwd
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -262,10 +260,3 @@ class Observer:
 def ignored(name: str) -> bool:
     """Say whether a file is one that programs write of themselves."""
     return any(fnmatchcase(name, pattern) for pattern in IGNORED)
-
-
-def ids(owner: str, group: str) -> tuple[int, int]:
-    """Return the numbers of an owner and a group by name."""
-    uid = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
-    gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    return uid, gid

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, ids, read_text, write_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
-from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, ids
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED
 
 ASIDE = "/var/lib/pi-fleet/set-aside"

@@ -7,54 +7,14 @@ writing a file and restarting its unit is healed by the next one.
 
 from __future__ import annotations
 
-import grp
-import pwd
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
-    Device,
-    DeviceError,
-    read_text,
-    remove,
-    write_text,
-)
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, remove, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.files import File
 
 FOLDER = "/etc/systemd/system"
 OWED = "/run/pi-fleet/restart-owed"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """A file that units read, and who may read it."""
-
-    path: str
-    content: str
-    owner: str
-    group: str
-    mode: int
-
-    def differs(self, device: Device) -> bool:
-        """Say whether the file's text, owner, group or mode is another one."""
-        path = device.path(self.path)
-        if read_text(path) != self.content:
-            return True
-        found = path.stat()
-        try:
-            wanted = (*self.ids(), self.mode)
-        except DeviceError:
-            return True
-        return (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != wanted
-
-    def ids(self) -> tuple[int, int]:
-        """Return the numbers of owner and group."""
-        try:
-            return pwd.getpwnam(self.owner).pw_uid, grp.getgrnam(self.group).gr_gid
-        except KeyError as error:
-            raise DeviceError(
-                f"{self.path} cannot be given to {self.owner}:{self.group} ({error}): make them."
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -64,7 +24,7 @@ class Units:
     device: Device
     files: Mapping[str, str]
     enable: Sequence[str]
-    configuration: Sequence[Configuration] = ()
+    configuration: Sequence[File] = ()
     retire: Sequence[str] = ()
     """Patterns of unit files that are removed, with what they run, if they are not in `keep`."""
     keep: Sequence[str] = ()
@@ -73,7 +33,7 @@ class Units:
         """Return the names of the files whose text on the device is another one."""
         return [name for name, text in self.files.items() if read_text(self.device.path(f"{FOLDER}/{name}")) != text]
 
-    def differing_configuration(self) -> list[Configuration]:
+    def differing_configuration(self) -> list[File]:
         """Return the files that units read and that are not as they should be."""
         return [each for each in self.configuration if each.differs(self.device)]
 
@@ -119,12 +79,12 @@ class Units:
         """Return the units that do not run."""
         return [unit for unit in self.enable if self._says("is-active", unit) != "active"]
 
-    def write(self, names: Sequence[str], configuration: Sequence[Configuration] = ()) -> None:
+    def write(self, names: Sequence[str], configuration: Sequence[File] = ()) -> None:
         """Write files, and first the marks that their units owe a restart."""
         for unit in self.enable if names or configuration else []:
             write_text(self.device.path(f"{OWED}/{unit}"), "")
         for each in configuration:
-            write_text(self.device.path(each.path), each.content, each.mode, each.ids())
+            each.make(self.device)
         for name in names:
             write_text(self.device.path(f"{FOLDER}/{name}"), self.files[name], mode=0o644)
 

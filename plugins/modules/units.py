@@ -103,7 +103,8 @@ ansible_facts:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils import history
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
-from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, Configuration, Units
+from ansible_collections.edge.pi_fleet.plugins.module_utils.files import OPTIONS, File
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, Units
 
 
 def main() -> None:
@@ -119,10 +120,8 @@ def main() -> None:
                 "elements": "dict",
                 "default": [],
                 "options": {
-                    "path": {"type": "str", "required": True},
+                    **OPTIONS,
                     "content": {"type": "str", "required": True, "no_log": True},
-                    "owner": {"type": "str", "default": "root"},
-                    "group": {"type": "str", "default": "root"},
                     "mode": {"type": "str", "default": "0600"},
                 },
             },
@@ -130,12 +129,15 @@ def main() -> None:
         supports_check_mode=True,
     )
     device = Device(module.run_command)
-    configuration = [Configuration(**{**each, "mode": int(each["mode"], 8)}) for each in module.params["configuration"]]
+    configuration = [File(**{**each, "mode": int(each["mode"], 8)}) for each in module.params["configuration"]]
     given = module.params
     units = Units(device, given["files"], given["enable"], configuration, given["retire"], given["keep"])
     retired = units.retired()
     differing = units.differing()
-    differing_configuration = units.differing_configuration()
+    try:
+        differing_configuration = units.differing_configuration()
+    except DeviceError as error:
+        module.fail_json(msg=str(error))
     restart = bool(differing or differing_configuration) or units.owed()
     diff = [
         {
