@@ -63,18 +63,19 @@ class Restorer:
             # A folder of field data may be moved by nobody.
             if now["type"] != "directory" or not known:
                 self._set_aside(path)
-        elif before["type"] == "link":
-            if before["target"] != now["target"]:
-                self._do(f"{name} leads to {before['target']} again", link, path, before["target"])
-        elif (before["owner"], before["group"]) != (now["owner"], now["group"]):
+            return
+        if before["type"] == "link" and before["target"] != now["target"]:
+            self._do(f"{name} leads to {before['target']} again", link, path, before["target"])
+        if (before["owner"], before["group"]) != (now["owner"], now["group"]):
             try:
                 numbers = ids(before["owner"], before["group"])
             except KeyError:
                 # The user is gone; its role makes it first.
                 return
-            sentence = f"{name} belongs to {before['owner']}:{before['group']} again"
-            self._do(sentence, own, path, numbers, int(before["mode"], 8))
-        elif before["mode"] != now["mode"]:
+            self._do(
+                f"{name} belongs to {before['owner']}:{before['group']} again", own, path, numbers, before.get("mode")
+            )
+        elif before.get("mode") != now.get("mode"):
             self._do(f"{name} has mode {before['mode']} again", path.chmod, int(before["mode"], 8))
 
     def _set_aside(self, path: Path) -> None:
@@ -158,7 +159,8 @@ def link(path: Path, target: str) -> None:
     new.rename(path)
 
 
-def own(path: Path, numbers: tuple[int, int], mode: int) -> None:
-    """Give a file to its owner; that takes bits of its mode away."""
+def own(path: Path, numbers: tuple[int, int], mode: str | None) -> None:
+    """Give a file to its owner, which takes bits of its mode away; a link has none."""
     os.chown(path, *numbers, follow_symlinks=False)
-    path.chmod(mode)
+    if mode is not None:
+        path.chmod(int(mode, 8))

@@ -41,7 +41,8 @@ class Roles:
         digest = hashlib.sha256(f"{self.variables.get('inventory_hostname')}\n".encode())
         for name in [role, *self._of(role, "reads")]:
             options = self._evaluated(name, self._options(name))
-            inputs = {str(path): content(str(path)) for path in self._of(name, "inputs")}
+            # Not where they are: the built collection has files of its own elsewhere, the same ones.
+            inputs = [content(str(path)) for path in self._of(name, "inputs")]
             given = json.dumps([code(name), options, inputs], sort_keys=True, default=str)
             digest.update(f"{name} {given}\n".encode())
         return digest.hexdigest()
