@@ -62,11 +62,11 @@ for line in subprocess.run(query, capture_output=True, text=True, check=True).st
 print(json.dumps([declared, packaged]))
 """
 # Written beside what is declared: accounts and what starts at boot, which are declared as users, units and flags; what
-# apt, dpkg and the scripts of packages keep; pictures; the memory of runs.
+# apt, dpkg and the scripts of packages keep; where systemd binds pictures for the Lambda; the memory of runs.
 BESIDE = re.compile(
     r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)$|/home/ggc_user/\.(profile|bashrc|bash_logout)$"
     r"|/boot/(firmware/)?cmdline\.txt$|/etc/rc[0-6S]\.d/|/etc/systemd/system/[^/]+\.wants(/|$)"
-    r"|/var/lib/(dpkg|apt|pi-fleet)/|/home/ggc_user/raw_field_data/"
+    r"|/var/lib/(dpkg|apt|pi-fleet)/|/raw_field_data$|/home/ggc_user/raw_field_data/"
 )
 
 
