@@ -97,7 +97,7 @@ def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry
         differing = [difference.entry for difference in seen.differences if difference.role == name]
         # What an earlier run with other inputs left half done is for the role to finish.
         if role is not None and (not role.pending or role.inputs == seen.record.keyed(fingerprint)):
-            restorer.restore(role.entries, seen.found[name], differing)
+            restorer.restore(role.entries, seen.found[name], differing, role.manages.get("wholes", ()))
     if dry:
         return Begun(seen, run, restorer.done)
     if restorer.done:

@@ -34,6 +34,7 @@ Manages = Mapping[str, Any]
 KINDS = {
     "paths": "files, folders, links and devices, each alone; patterns too",
     "trees": "folders with all that is in them",
+    "wholes": "folders that their role makes as a whole: each a path, and the mark without which the role does so",
     "packages": "Debian packages",
     "units": "systemd units; patterns too, of files below /etc/systemd/system",
     "users": "users",
@@ -89,7 +90,7 @@ class Observer:
         for pattern in manages.get("paths", ()):
             for path in self._expand(pattern):
                 yield f"path {path}", self._path(path)
-        for tree in manages.get("trees", ()):
+        for tree in [*manages.get("trees", ()), *(whole["path"] for whole in manages.get("wholes", ()))]:
             for path in self._walk(tree):
                 yield f"path {path}", self._path(path)
         for name in manages.get("packages", ()):

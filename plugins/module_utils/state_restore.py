@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,13 +32,17 @@ class Restorer:
         """What was done, one sentence each."""
         self._moved: set[Path] = set()
 
-    def restore(self, wanted: Entries, found: Entries, differing: Iterable[str]) -> None:
-        """Put back the entries that differ."""
+    def restore(
+        self, wanted: Entries, found: Entries, differing: Iterable[str], wholes: Sequence[Mapping[str, str]] = ()
+    ) -> None:
+        """Put back the entries that differ, and have folders made anew as a whole in which content does."""
         for entry in sorted(set(differing)):
             before, now = wanted.get(entry, ABSENT), found.get(entry, ABSENT)
             kind, _, name = entry.partition(" ")
             if kind == "path":
                 self._path(name, before, now, entry in wanted)
+                if before.get("sha256", now.get("sha256")) != now.get("sha256"):
+                    self._make_anew([whole for whole in wholes if Path(name).is_relative_to(whole["path"])])
             elif kind == "unit":
                 self._unit(name, before, now)
             elif kind == "user":
@@ -54,6 +58,13 @@ class Restorer:
         if not self._dry:
             action(*arguments)
         self.done.append(sentence)
+
+    def _make_anew(self, wholes: Iterable[Mapping[str, str]]) -> None:
+        for whole in wholes:
+            mark = self._device.path(whole["mark"])
+            if mark not in self._moved and os.path.lexists(mark):
+                self._moved.add(mark)
+                self._do(f"{whole['path']} is made anew as a whole", mark.unlink)
 
     def _path(self, name: str, before: Mapping[str, str], now: Mapping[str, str], known: bool) -> None:
         path = self._device.path(name)

@@ -390,6 +390,28 @@ def test_since_when_is_what_the_file_system_keeps(pi: Pi) -> None:
     assert {since for entry, since in found.items() if entry not in dated} == {""}
 
 
+@pytest.mark.parametrize("spoil", [lambda path: path.write_text("?"), Path.unlink, Path.chmod])
+def test_a_folder_that_is_made_as_a_whole_loses_its_mark_where_content_differs(
+    tmp_path: Path, spoil: Callable[..., object]
+) -> None:
+    pi = Pi(tmp_path)
+    for name in ("mark", "a", "b"):
+        pi.write(f"/opt/whole/{name}", name)
+    declared = {"user": {"wholes": [{"path": "/opt/whole", "mark": "/opt/whole/mark"}]}}
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    if spoil is Path.chmod:
+        pi.path("/opt/whole/a").chmod(0o600)
+    else:
+        spoil(pi.path("/opt/whole/a"))
+        spoil(pi.path("/opt/whole/b"))
+    restored = device_state.begin(pi.device, {"user": "b"}, everything=False).restored
+    assert pi.path("/opt/whole/mark").exists() == (spoil is Path.chmod)
+    assert restored == (
+        ["/opt/whole/a has mode 0644 again"] if spoil is Path.chmod else ["/opt/whole is made anew as a whole"]
+    )
+
+
 def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
     pi.write("/etc/group", "ggc_group:x:989:eve\nvideo:x:44:\nsudo:x:27:ggc_user\n")
     pi.write("/etc/systemd/system/camera.service.d/x.conf", "")
