@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.picture_name import prediction, taken
+from ansible_collections.edge.pi_fleet.plugins.module_utils.web_page import HEAD
 from PIL import Image, ImageOps
 
 SIDE = 240
@@ -27,11 +28,7 @@ LARGEST = 50_000_000
 # What Pillow raises for what is no picture, or a broken one.
 NO_PICTURE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+PAGE = """\
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; font: 1rem/1.4 system-ui, sans-serif }}
@@ -86,7 +83,7 @@ def page(title: str, pictures: Sequence[Picture], folder: Path) -> str:
         figures = "".join(_figure(picture, folder) for picture in shown)
         sections.append(f"<h2>{html.escape(host)}: {_count(len(shown))}</h2>\n<section>\n{figures}</section>")
     summary = f"{_count(len(pictures))} of {len(hosts)} device{'' if len(hosts) == 1 else 's'}."
-    return PAGE.format(title=html.escape(title), summary=summary, sections="\n".join(sections))
+    return HEAD + PAGE.format(title=html.escape(title), summary=summary, sections="\n".join(sections))
 
 
 def thumbnail(path: Path) -> bytes | None:

@@ -10,12 +10,9 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+from ansible_collections.edge.pi_fleet.plugins.module_utils.web_page import HEAD
+
+PAGE = """\
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; font: 1rem/1.4 system-ui, sans-serif }}
@@ -36,8 +33,6 @@ img {{ max-width: 100%; border-radius: .25rem }}
 svg {{ display: block }}
 polyline {{ fill: none; stroke: currentColor; stroke-width: 1.5 }}
 </style>
-</head>
-<body>
 <main>
 <h1>{title}</h1>
 <p>{summary}</p>
@@ -53,7 +48,6 @@ polyline {{ fill: none; stroke: currentColor; stroke-width: 1.5 }}
 </div>
 {articles}
 </main>
-</body>
 </html>
 """
 WORDS = {"converged": "✓ as it was made", "drifted": "✗ drifted", "silent": "? did not answer"}
@@ -67,7 +61,7 @@ def page(asked_at: str, reports: Sequence[Mapping[str, Any]]) -> str:
     order = ["drifted", "silent", "converged"]
     shown = sorted(reports, key=lambda report: (order.index(report["state"]), report["host"]))
     counts = [(sum(report["state"] == state for report in shown), word) for state, word in WORDS.items()]
-    return PAGE.format(
+    return HEAD + PAGE.format(
         title=title,
         summary=_text(f"Asked {asked_at}: {', '.join(f'{count} {word[2:]}' for count, word in counts if count)}."),
         rows="\n".join(map(_row, shown)),

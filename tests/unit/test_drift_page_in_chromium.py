@@ -59,11 +59,11 @@ def test_axe_finds_nothing(tmp_path: Path, text: str, size: str, scheme: tuple[s
     opened = re.sub(r"<meta http-equiv[^>]+>", "", text)
     script = AXE.format(axe=axe)
     arguments = (f"--window-size={size}", "--virtual-time-budget=10000", *scheme)
-    shown, _ = browse(tmp_path, opened.replace("</body>", f"{script}</body>"), *arguments)
+    shown, _ = browse(tmp_path, opened.replace("</html>", f"{script}</html>"), *arguments)
     assert violations(shown) == []
     # It finds what is wrong, where something is.
     shown, _ = browse(
-        tmp_path, opened.replace("<th scope", "<img><th scope").replace("</body>", f"{script}</body>"), *arguments
+        tmp_path, opened.replace("<th scope", "<img><th scope").replace("</html>", f"{script}</html>"), *arguments
     )
     assert "image-alt" in {rule for rule, _ in violations(shown)}
 
