@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import read_text, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import read_text, utc, write_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.drift_page import page
 
 PAGE = "index.html"
@@ -37,7 +36,7 @@ class ActionModule(ActionBase):
         folder, hostvars = Path(given["path"]), (task_vars or {})["hostvars"]
         if self._task.check_mode:
             return {"changed": False, "page": ""}
-        asked_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        asked_at = utc()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             reports = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -110,6 +111,15 @@ def write_text(path: Path, text: str, mode: int | None = None, owner: tuple[int,
     sync(path.parent)
 
 
+def switch_link(path: Path, target: str) -> None:
+    """Have a link lead to a target, in one step, and keep that over a loss of power."""
+    new = path.with_name(f".{path.name}.pi-fleet-new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.rename(path)
+    sync(path.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there, and keep that over a loss of power."""
     path.unlink(missing_ok=True)
@@ -131,3 +141,8 @@ def ids(owner: str, group: str) -> tuple[int, int]:
     uid = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
     gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     return uid, gid
+
+
+def utc(moment: float | None = None) -> str:
+    """Return a time, now if none is given, as records and reports have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))

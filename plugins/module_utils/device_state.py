@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, utc
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import Entries, Manages, Observer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import (
     Difference,
@@ -72,7 +71,7 @@ def since(device: Device, difference: Difference) -> str:
         moment = path.lstat().st_ctime if os.path.lexists(path) else path.parent.stat().st_ctime
     except OSError:
         return ""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+    return utc(moment)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import switch_link, sync
+
 # What Python writes beside sources is not content.
 IGNORED = ("__pycache__", "*.pyc")
 
@@ -133,23 +135,19 @@ class Store:
             raise ReleaseError(f"What arrived for {release} cannot be read ({error}); run again.") from error
         for folder, _, _ in os.walk(incoming):
             Path(folder).chmod(0o755)
-            _sync(Path(folder))
+            sync(Path(folder))
         if gather([f"{incoming}/"]).identifier != identifier:
             shutil.rmtree(incoming)
             raise ReleaseError(f"What arrived for {release} is not what was sent; run again.")
         if release.exists():
             self._retire(release)
         incoming.rename(release)
-        _sync(self.releases)
+        sync(self.releases)
         self._clear_leftovers()
 
     def switch(self, identifier: str) -> None:
         """Point `current` to a release, in one step."""
-        link = self.path / ".current"
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path("releases", identifier))
-        link.rename(self.current)
-        _sync(self.path)
+        switch_link(self.current, f"releases/{identifier}")
 
     def surplus(self, keep: int, latest: Sequence[str] = ()) -> list[Path]:
         """Return what is to be removed: leftovers, and the releases beyond `keep`, never the current one.
@@ -208,11 +206,3 @@ def check_release(path: str) -> tuple[bool, str, str]:
     if not store.holds(identifier):
         return False, f"{identifier} is missing or was changed", wanted
     return True, identifier, wanted
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,12 +12,11 @@ import hashlib
 import hmac
 import json
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, utc, write_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Manages
 
 PATH = "/var/lib/pi-fleet/state.json"
@@ -130,7 +129,7 @@ class Record:
                     entries |= {entry: former.entries[entry]} if entry in former.entries else {}
                 untouched += left
             self.roles[name] = Role(inputs, dict(declared[name]), entries)
-        self.at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.at = utc()
         return untouched
 
 

@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, ids, read_text, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
+    Device,
+    ids,
+    read_text,
+    switch_link,
+    write_text,
+)
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED
@@ -76,7 +82,7 @@ class Restorer:
                 self._set_aside(path)
             return
         if before["type"] == "link" and before["target"] != now["target"]:
-            self._do(f"{name} leads to {before['target']} again", link, path, before["target"])
+            self._do(f"{name} leads to {before['target']} again", switch_link, path, before["target"])
         if (before["owner"], before["group"]) != (now["owner"], now["group"]):
             try:
                 numbers = ids(before["owner"], before["group"])
@@ -105,8 +111,8 @@ class Restorer:
         self._device.path(ASIDE).mkdir(mode=0o700, parents=True, exist_ok=True)
         there.parent.mkdir(parents=True, exist_ok=True)
         path.rename(there)
-        if path.parent.suffix == ".d":
-            # Somebody made the folder of a drop-in, too.
+        if path.parent.parent == self._device.path(FOLDER):
+            # Somebody made the folder of a unit's drop-in, too.
             with suppress(OSError):
                 path.parent.rmdir()
 
@@ -160,14 +166,6 @@ class Restorer:
         self._do(
             f"{self._device.name(path)} has {' '.join(before) or 'none of the flags'} again", write_text, path, text
         )
-
-
-def link(path: Path, target: str) -> None:
-    """Have a link lead elsewhere, at once."""
-    new = path.with_name(f".{path.name}.pi-fleet-new")
-    new.unlink(missing_ok=True)
-    new.symlink_to(target)
-    new.rename(path)
 
 
 def own(path: Path, numbers: tuple[int, int], mode: str | None) -> None:

@@ -347,6 +347,7 @@ def test_modes_links_and_what_stands_in_the_way_are_put_back_before_roles_run(pi
     assert pi.path("/opt/camera/link").readlink() == Path("current")
     assert not pi.path("/opt/camera/b").exists()
     assert not os.path.lexists(pi.path("/etc/conf.d/one"))
+    assert pi.path("/etc/conf.d").is_dir()
     (aside,) = pi.path(ASIDE).rglob("b")
     assert aside.read_text() == "somebody's"
     assert pi.path(FIRMWARE).read_text() == "console=tty1 rootwait cgroup_memory=1\n"
