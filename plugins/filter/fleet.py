@@ -86,12 +86,6 @@ def drift_lines(probe: Mapping[str, Any]) -> list[str]:
     return [f"of {probe['checked']} things, recorded {probe['recorded_at']}, these differ:", *lines]
 
 
-def missing_packages(names: Iterable[str], facts: Mapping[str, Any]) -> list[str]:
-    """Return the packages that role preflight did not see installed: see DOCUMENTATION beside this file."""
-    seen = facts.get("pi_fleet_preflight", {}).get("packages", [])
-    return [name for name in names if name not in seen]
-
-
 class FilterModule:
     """What Ansible loads."""
 
@@ -101,7 +95,6 @@ class FilterModule:
             "answers_table": answers_table,
             "collect_table": collect_table,
             "drift_lines": drift_lines,
-            "missing_packages": missing_packages,
             "virtual_pi_instances": virtual_pi_instances,
             "wifi_psk": wifi_psk,
         }

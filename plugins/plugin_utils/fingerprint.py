@@ -2,7 +2,8 @@
 """What a role is given, as one hash: its code, its options' values, and the files of the control node that these name.
 
 A role's vars/main.yml says beside its other data: __ROLE_manages, what it manages on a device; __ROLE_inputs, files and
-folders of the control node that it reads; __ROLE_reads, roles whose inputs are its own too.
+folders of the control node that it reads; __ROLE_reads, roles whose inputs are its own too; __ROLE_packages, what it
+installs from Debian.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ class Roles:
     def manages(self, role: str) -> dict[str, Any]:
         """Return what a role declares that it manages."""
         return dict(self._evaluated(role, [f"__{role}_manages"])[f"__{role}_manages"])
+
+    def packages(self, role: str) -> list[str] | dict[str, list[str]]:
+        """Return the Debian packages that a role installs, or those of each release."""
+        names = [f"__{role}_packages", f"__{role}_further_packages"]
+        packages, further = (self._evaluated(role, [name]).get(name, []) for name in names)
+        return dict(packages) if isinstance(packages, dict) else [*packages, *further]
 
     def _of(self, role: str, what: str) -> list[str]:
         name = f"__{role}_{what}"

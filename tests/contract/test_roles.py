@@ -162,7 +162,13 @@ def test_site_takes_roles_with_their_tags_then_proves_or_goes_back() -> None:
         }
     block = provisioning()
     begin, *roles, restore, prove, record = block["block"]
-    assert roles == taken
+    (packages,) = (task for task in roles if task not in taken)
+    assert packages["edge.pi_fleet.packages"] == {"roles": "{{ __device_state_begun.run | default([]) | list }}"}
+    assert packages["tags"] == ["packages"]
+    # Behind the role that says where packages come from, before the first that has any.
+    at = roles.index(packages)
+    assert roles[at - 1]["name"] == "Role offline"
+    assert roles[:at] + roles[at + 1 :] == taken
     assert restore["name"] == RESTORE
     (back,) = block["rescue"]
     for task, role, part in (
@@ -227,9 +233,20 @@ def test_verify_looks_at_all_roles_that_leave_something_behind() -> None:
 
 @pytest.mark.parametrize("role", [role for role in ON_DEVICES if role != "camera"])
 def test_packages_are_named_where_bundles_for_sites_without_internet_read_them(role: str) -> None:
+    assert not [task["name"] for task in tasks(role) if "name" in task.get("ansible.builtin.apt", {})]
     for task in tasks(role):
-        name = task.get("ansible.builtin.apt", {}).get("name")
-        assert name is None or name.startswith(f"{{{{ __{role}_packages"), task["name"]
+        if "edge.pi_fleet.packages" in task:
+            assert task["edge.pi_fleet.packages"] == {"roles": [role]}
+            assert read_yaml(f"roles/{role}/vars/main.yml")[f"__{role}_packages"]
+
+
+def test_roles_that_name_packages_install_them() -> None:
+    naming = {
+        path.parents[1].name
+        for path in ROOT.glob("roles/*/vars/main.yml")
+        if f"\n__{path.parents[1].name}_packages:" in path.read_text()
+    }
+    assert naming == {role for role in ROLES if any("edge.pi_fleet.packages" in task for task in tasks(role))}
 
 
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))

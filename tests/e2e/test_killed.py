@@ -95,7 +95,11 @@ def chosen_and_random() -> list[tuple[str, str, Moment]]:
     """Return kills as name, release and moment."""
     chance = random.Random(SEED)
     kills = [
-        ("apt", "bookworm", Moment("Install what the SDK needs", chance.uniform(1.5, 3), "apt-get|dpkg|python3")),
+        (
+            "apt",
+            "bookworm",
+            Moment("Install the packages of all roles", chance.uniform(1.5, 3), "apt-get|dpkg|python3"),
+        ),
         ("swap", "trixie", Moment("Have the swap", chance.uniform(0.1, 0.6), "python3")),
         ("release", "bookworm", Moment("Drop the Lambda", chance.uniform(0.1, 0.8), "python3")),
     ]

@@ -10,7 +10,6 @@ from ansible_collections.edge.pi_fleet.plugins.filter.fleet import (
     answers_table,
     collect_table,
     drift_lines,
-    missing_packages,
     virtual_pi_instances,
     wifi_psk,
 )
@@ -111,15 +110,8 @@ def test_a_device_that_could_not_be_asked_says_why() -> None:
     ]
 
 
-def test_packages_are_missing_unless_they_were_seen() -> None:
-    names = ["rsync", "mosquitto"]
-    assert missing_packages(names, {}) == names
-    assert missing_packages(names, {"pi_fleet_preflight": {"release": "trixie"}}) == names
-    assert missing_packages(names, {"pi_fleet_preflight": {"packages": ["rsync", "perl"]}}) == ["mosquitto"]
-
-
 def test_ansible_finds_the_filters() -> None:
-    filters = [answers_table, collect_table, drift_lines, missing_packages, virtual_pi_instances, wifi_psk]
+    filters = [answers_table, collect_table, drift_lines, virtual_pi_instances, wifi_psk]
     assert FilterModule().filters() == {function.__name__: function for function in filters}
 
 

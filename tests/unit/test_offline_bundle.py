@@ -100,7 +100,7 @@ def test_what_roles_install_is_read_from_their_variables(tmp_path: Path) -> None
     written = {
         "one": "__one_packages: [mosquitto]\n__one_other: [nothing]\n",
         "two": "__two_packages:\n  bookworm: []\n  trixie: [python3-onnxruntime]\n",
-        "camera": "__camera_packages: '{{ asked }}'\n__camera_stacks:\n  v4l2:\n    - [python3-opencv]\n"
+        "camera": "__camera_on_offer: '{{ asked }}'\n__camera_stacks:\n  v4l2:\n    - [python3-opencv]\n"
         "  picamera2:\n    - [rpicam-apps-lite, rpicam-apps]\n",
     }
     for role, text in written.items():

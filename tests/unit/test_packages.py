@@ -1,0 +1,77 @@
+"""Packages of roles: what is asked of apt, and what is not asked again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.edge.pi_fleet.plugins.action import packages
+from fake_action import make
+
+CHANGED = {"changed": True}
+
+
+def action(*roles: str, module: list[dict[str, Any]], words: str | None = None) -> Any:
+    reply = None if words is None else {"rc": 0, "stdout": words, "stderr": ""}
+    return make(packages.ActionModule, {"roles": list(roles)}, reply, module)
+
+
+def seen(*names: str, release: str = "trixie") -> dict[str, Any]:
+    return {"ansible_facts": {"pi_fleet_preflight": {"release": release, "packages": list(names)}}}
+
+
+def asked(plugin: Any) -> list[tuple[str, Any]]:
+    return [(call.kwargs["module_name"], call.kwargs["module_args"]) for call in plugin._execute_module.call_args_list]
+
+
+def test_all_roles_are_one_call_of_apt_and_nothing_is_asked_again() -> None:
+    plugin = action("swap", "collect", "mqtt_broker", module=[CHANGED])
+    result = plugin.run(task_vars=seen("perl"))
+    ((module, arguments),) = asked(plugin)
+    assert module == "ansible.builtin.apt"
+    assert arguments["name"] == ["mosquitto", "rsync"]
+    # A half-installed one would else stop apt; recommended ones would fill the card.
+    assert arguments["state"] == "fixed"
+    assert arguments["install_recommends"] is False
+    assert result["changed"] is True
+    again = action("mqtt_broker", module=[])
+    assert again.run(task_vars=result) == {"changed": False}
+
+
+def test_what_the_inventory_adds_is_in_it() -> None:
+    plugin = action("local_core", module=[CHANGED])
+    plugin.run(task_vars={**seen("perl"), "local_core_packages": ["python3-boto3"]})
+    assert asked(plugin)[0][1]["name"] == ["python3-aiohttp", "python3-boto3", "python3-paho-mqtt"]
+
+
+@pytest.mark.parametrize(("release", "calls"), [("trixie", 1), ("bookworm", 0)])
+def test_a_role_may_need_others_on_another_release(release: str, calls: int) -> None:
+    plugin = action("image_classifier", module=[CHANGED])
+    plugin.run(task_vars=seen("perl", release=release))
+    assert len(asked(plugin)) == calls
+
+
+def test_a_device_of_which_nothing_is_known_is_asked_for_its_release() -> None:
+    release = {"ansible_facts": {"ansible_distribution_release": "trixie"}}
+    plugin = action("image_classifier", module=[release, CHANGED], words="")
+    result = plugin.run(task_vars={})
+    assert [module for module, _ in asked(plugin)] == ["ansible.builtin.setup", "ansible.builtin.apt"]
+    assert result["ansible_facts"]["pi_fleet_preflight"] == {"release": "trixie", "packages": ["python3-onnxruntime"]}
+
+
+@pytest.mark.parametrize(("words", "changed"), [("Setting up rsync (3.4) ...\n", True), ("", False)])
+def test_what_was_left_half_installed_is_finished_first(words: str, changed: bool) -> None:
+    plugin = action("collect", module=[{"changed": False}], words=words)
+    assert plugin.run(task_vars=seen())["changed"] is changed
+    assert plugin._low_level_execute_command.call_args.args == ("dpkg --configure --pending",)
+
+
+def test_a_check_configures_nothing() -> None:
+    plugin = action("collect", module=[CHANGED])
+    plugin._task.check_mode = True
+    assert plugin.run(task_vars=seen())["changed"] is True
+
+
+def test_what_failed_is_not_remembered() -> None:
+    failed = {"failed": True, "msg": "No package matching 'rsync' is available"}
+    assert action("collect", module=[failed]).run(task_vars=seen("perl")) == failed
