@@ -38,8 +38,7 @@ unit test test-full: TESTS = --tests
 
 .PHONY: test
 test: tools model ## everything that guards the project: the gate (40 to 55 minutes on 2 cores)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint unit
-	@$(MAKE) --no-print-directory molecule
+	@tools/tests.sh gate
 	@echo "test: all of it passed in $$(( $$(date +%s) - $(BEGUN) )) s"
 
 BEGUN := $(shell date +%s)
@@ -47,7 +46,7 @@ BEGUN := $(shell date +%s)
 .PHONY: test-full
 test-full: test ## the gate, and what takes hours: whole lives of fleets, drift of everything, killed runs, mutants
 	@$(MAKE) reference
-	@tools/molecule.sh drift offline pull reimage rollout
+	@tools/tests.sh drift offline pull reimage rollout
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
 
@@ -67,7 +66,7 @@ unit: tools ## unit and contract tests
 
 .PHONY: molecule
 molecule: tools model ## the molecule scenarios (SCENARIO=name for one)
-	@tools/molecule.sh $(SCENARIO)
+	@tools/tests.sh $(SCENARIO)
 
 .PHONY: reference
 reference: .venv/installed ## prove conversions against MXNet 1.9.1 itself: a few minutes

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Runs tests, two at a time, and says how long each took: `lint`, `unit`, or a molecule scenario from nothing to nothing.
+# usage: tests.sh [TEST ...]    `gate` is all that `make test` runs; without a name: its scenarios alone
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+export NO_COLOR=1 ANSIBLE_NOCOLOR=1
+log=.cache/tests
+# Whole lives that take longer than the gate has: `make test-full` runs them.
+full_only='drift|offline|pull|reimage|rollout'
+mkdir -p "$log"
+
+# One test, its words kept in its log; the last of them where they count something.
+one() {
+  case $1 in
+    lint) make --no-print-directory lint ;;
+    unit) pytest ;;
+    *) molecule test --scenario-name "$1" --destroy always ;;
+  esac >"$log/$1" 2>&1
+}
+
+run() {
+  local begun=$SECONDS
+  if one "$1"; then
+    printf '%-20s passed in %d s%s\n' "$1" $((SECONDS - begun)) "$([ "$1" != unit ] || tail -n 1 "$log/$1" | sed 's/^/: /')"
+    return 0
+  fi
+  printf '%-20s FAILED in %d s; from %s:\n' "$1" $((SECONDS - begun)) "$log/$1"
+  grep --after-context=30 --max-count=2 -E 'ERROR\]|fatal:|^E  ' "$log/$1" || tail -n 40 "$log/$1"
+  return 1
+}
+
+# The images come first, by scenario default; armhf makes its own. The two long ones are next.
+mapfile -t names < <(for file in molecule/*/molecule.yml; do basename "$(dirname "$file")"; done | grep -vxE "default|armhf|fleet|$full_only")
+gate=(default armhf fleet "${names[@]}")
+case ${1-} in
+  '') set -- "${gate[@]}" ;;
+  gate) set -- unit lint "${gate[@]}" ;;
+esac
+
+export -f one run
+export log
+printf '%s\n' "$@" | xargs --max-procs=2 -I{} bash -c 'run {}' || {
+  echo "tests: some of $# failed"
+  exit 1
+}
+echo "tests: all of $# passed"
