@@ -14,7 +14,7 @@ help: ## list these targets
 
 .PHONY: tools
 tools: .venv/installed ## install what this machine lacks (apt), and the pinned Python tools into .venv
-	@tools/host.sh $(EMULATION) $(TESTS)
+	@tools/host.sh $(EMULATION) $(TESTS) $(MACHINES)
 
 .venv/installed: requirements.lock
 	@tools/host.sh
@@ -34,6 +34,7 @@ demo: tools model ## make a virtual Pi, provision it, verify it, say what stands
 
 # The scenario armhf emulates another architecture.
 molecule test test-full: EMULATION = --emulation
+molecule test-full: MACHINES = --machines
 unit test test-full: TESTS = --tests
 
 .PHONY: test
@@ -46,7 +47,7 @@ BEGUN := $(shell date +%s)
 .PHONY: test-full
 test-full: test ## the gate, and what takes hours: whole lives of fleets, drift of everything, killed runs, mutants
 	@$(MAKE) reference
-	@tools/tests.sh drift offline pull reimage rollout
+	@tools/tests.sh drift offline pull reimage rollout vm
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
 

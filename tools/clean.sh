@@ -12,6 +12,10 @@ for engine in podman docker; do
   # shellcheck disable=SC2086
   [ -z "$images" ] || "$engine" rmi --force $images >/dev/null
 done
+# Virtual Pis with a kernel of their own.
+for supply in .cache/*/machines/*/supply .cache/molecule/*/machines/*/supply; do
+  [ ! -e "$supply" ] || kill -KILL -- "-$(cat "$supply")" || true
+done
 for handler in /proc/sys/fs/binfmt_misc/pi-fleet-*; do
   [ ! -e "$handler" ] || echo -1 >"$handler"
 done

@@ -1,7 +1,9 @@
 #!/bin/sh
 # Installs what this machine lacks to make virtual Pis and run the tests: Debian packages, and qemu's handlers.
-# usage: host.sh [--emulation] [--tests]    with --emulation also what containers of another architecture need,
-#                                          with --tests the broker that unit tests talk to (Debian's, on loopback), and a browser
+# usage: host.sh [--emulation] [--tests] [--machines]
+#                                          with --emulation also what containers of another architecture need,
+#                                          with --tests the broker that unit tests talk to (Debian's, on loopback), and a browser,
+#                                          with --machines what emulates virtual Pis with a kernel of their own
 set -eu
 
 packages="make shellcheck python3-venv openssh-client rsync podman runc iptables netavark aardvark-dns uidmap slirp4netns
@@ -10,6 +12,7 @@ emulation=
 for option in "$@"; do
   case $option in
     --emulation) emulation=yes packages="$packages qemu-user-static binfmt-support arch-test" ;;
+    --machines) packages="$packages qemu-system-x86 qemu-system-arm qemu-utils mtools dosfstools e2fsprogs" ;;
     --tests) packages="$packages mosquitto chromium" ;;
   esac
 done

@@ -361,8 +361,14 @@ def create(engine: Engine, instance: Instance, password: str, public_key: str) -
         engine.call("cp", seed.name, f"{instance.container}:/boot/firmware/virtual-pi-seed")
 
 
-def wait_until_booted(engine: Engine, instance: Instance, private_key: Path, limit: float) -> Connection:
-    """Wait until systemd says over SSH that all is up, or say what is wrong.
+def wait_until_booted(
+    engine: Engine,
+    instance: Instance,
+    private_key: Path,
+    limit: float,
+    find: Callable[[], Connection] | None = None,
+) -> Connection:
+    """Wait until systemd says over SSH that all is up, or say what is wrong; `find` says where, if it is no container.
 
     Nothing is executed in the container through the engine: on hosts with the hybrid cgroup layout, systemd in one
     container may remove the directory through which the engine enters another.
@@ -371,7 +377,7 @@ def wait_until_booted(engine: Engine, instance: Instance, private_key: Path, lim
     state = "it has not started"
     while time.monotonic() < deadline:
         try:
-            found = connection(engine, instance)
+            found = find() if find else connection(engine, instance)
             # Exit code 1 with an answer means: up, but not as it should be.
             state = engine.run([*ssh(found, private_key), "systemctl is-system-running --wait; true"]).strip()
         except VirtualPiError as error:

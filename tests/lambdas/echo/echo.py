@@ -1,4 +1,4 @@
-"""Does what its event asks for: answers, fails, takes too long, asks others, publishes much."""
+"""Does what its event asks for: answers, fails, takes too long, eats memory, asks others, publishes much."""
 
 import json
 import os
@@ -24,6 +24,8 @@ def function_handler(event, context):
         raise RuntimeError(event["raise"])
     if "kill" in event:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "eat" in event:
+        answer["ate"] = len(b"x" * event["eat"] * 2**20)
     time.sleep(event.get("sleep", 0))
     if "read" in event:
         try:
