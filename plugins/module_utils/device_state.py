@@ -50,12 +50,16 @@ def probe(device: Device) -> Probe:
     record, why = load(device)
     observer = Observer(device)
     found = observer.observe({name: role.manages for name, role in record.roles.items()})
-    differences = [
+    return Probe(record, why, found, compare_all(device, record, found), observer.reboot_reasons)
+
+
+def compare_all(device: Device, record: Record, found: Mapping[str, Entries]) -> list[Difference]:
+    """Return what differs of all roles."""
+    return [
         difference
         for name, role in record.roles.items()
         for difference in compare(device, name, role.entries, found[name])
     ]
-    return Probe(record, why, found, differences, observer.reboot_reasons)
 
 
 def since(device: Device, difference: Difference) -> str:
@@ -90,7 +94,7 @@ def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry
     run = seen.to_run(fingerprints, everything)
     if not run:
         return Begun(seen, run, [])
-    restorer, found = Restorer(device, dry), seen.found
+    restorer, found, differences = Restorer(device, dry), seen.found, seen.differences
     for name, fingerprint in fingerprints.items():
         role = seen.record.roles.get(name)
         differing = [difference.entry for difference in seen.differences if difference.role == name]
@@ -101,7 +105,11 @@ def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry
         return Begun(seen, run, restorer.done)
     if restorer.done:
         found = Observer(device).observe({name: role.manages for name, role in seen.record.roles.items()})
-    seen.record.begin(list(run), found, accept=everything)
+        differences = compare_all(device, seen.record, found)
+        # What was put back for one role may be another one's to mend.
+        reasons = {**seen.record.to_run(fingerprints, differences), **run}
+        run = {name: reasons[name] for name in fingerprints if name in reasons}
+    seen.record.begin(list(run), found, differences, accept=everything)
     save(device, seen.record)
     return Begun(seen, run, restorer.done)
 
@@ -109,7 +117,8 @@ def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry
 def record(device: Device, fingerprints: Mapping[str, str], declared: Mapping[str, Manages]) -> list[Difference]:
     """Record what the roles that ran left behind; return what differs from before, and none of them touched."""
     known, _ = load(device)
-    found = Observer(device).observe({name: declared[name] for name in fingerprints})
+    others = {name: role.manages for name, role in known.roles.items() if not role.pending}
+    found = Observer(device).observe({**others, **{name: declared[name] for name in fingerprints}})
     untouched = known.end(device, fingerprints, declared, found)
     save(device, known)
     return untouched

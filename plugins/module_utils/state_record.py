@@ -34,6 +34,8 @@ class Role:
     entries: Entries
     found: Entries | None = None
     """Of a role that is pending: what there was when it began."""
+    differing: list[str] = field(default_factory=list)
+    """Of one that is not: entries that were not as they were recorded when others began. The rest others may change."""
 
     @property
     def pending(self) -> bool:
@@ -92,8 +94,12 @@ class Record:
                     reasons[name] = "; ".join(found)
         return reasons
 
-    def begin(self, names: Sequence[str], found: Mapping[str, Entries], accept: bool) -> None:
+    def begin(
+        self, names: Sequence[str], found: Mapping[str, Entries], differences: Sequence[Difference], accept: bool
+    ) -> None:
         """Note that roles begin, and what there is before they do; or that whatever they leave behind is accepted."""
+        for name, role in self.roles.items():
+            role.differing = sorted({each.entry for each in differences if each.role == name})
         for name in names:
             role = self.roles.setdefault(name, Role(inputs="", manages={}, entries={}))
             if accept:
@@ -125,12 +131,24 @@ class Record:
                     if before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
                 ]
                 for entry in {difference.entry for difference in left}:
-                    entries.pop(entry, None)
-                    entries |= {entry: former.entries[entry]} if entry in former.entries else {}
+                    put(entries, entry, former.entries)
                 untouched += left
             self.roles[name] = Role(inputs, dict(declared[name]), entries)
+        # A role may add to what another one manages: a user to its group, a Lambda to its folder.
+        for name, role in self.roles.items():
+            if name not in fingerprints and not role.pending:
+                for each in compare(device, name, role.entries, found[name]):
+                    if each.entry not in role.differing:
+                        put(role.entries, each.entry, found[name])
         self.at = utc()
         return untouched
+
+
+def put(entries: Entries, entry: str, source: Entries) -> None:
+    """Have an entry as it is in other entries, or not at all."""
+    entries.pop(entry, None)
+    if entry in source:
+        entries[entry] = source[entry]
 
 
 def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[Difference]:

@@ -87,7 +87,7 @@ def test_a_lambda_that_eats_more_than_it_may_is_killed_and_the_next_question_is_
     script = """
 client = Client()
 events = [{"number": 1}, {"eat": 200}, {"number": 2}]
-print(json.dumps([client.ask("echo/a/request", json.dumps(event).encode()) for event in events]))
+print(json.dumps([client.ask("echo/a/request", json.dumps(event).encode(), 120) for event in events]))
 """
     before, killed, after = on(fleet, HOST, script)
     assert before["message"]["number"] == 1

@@ -425,6 +425,34 @@ def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
     assert not pi.path("/etc/systemd/system/camera.service.d").exists()
 
 
+def test_what_a_role_adds_to_what_another_one_manages_is_no_drift(pi: Pi) -> None:
+    pi.write("/etc/conf.d/one", "by hand")
+    other = {"user": "b", "lambda": "c"}
+    device_state.begin(pi.device, {"lambda": "c"}, everything=False)
+    pi.write("/opt/camera/current/b.py", "b = 1\n")
+    pi.write("/etc/group", "ggc_group:x:989:collect,lambda\nvideo:x:44:ggc_user\n")
+    device_state.record(pi.device, {"lambda": "c"}, {"lambda": {"paths": ["/opt/camera/current/b.py"]}})
+    # What was changed before is still told.
+    assert told(pi) == ["path /etc/conf.d/one: its content is another one"]
+    again = device_state.begin(pi.device, {**INPUTS, **other}, everything=False)
+    assert list(again.run) == ["camera"]
+    assert again.restored == []
+    assert pi.path("/opt/camera/current/b.py").exists()
+
+
+def test_a_role_of_which_something_is_put_aside_for_another_one_runs_too(pi: Pi) -> None:
+    pi.write("/opt/camera/current/b.py", "b = 1\n")
+    device_state.begin(pi.device, {"lambda": "c"}, everything=False)
+    device_state.record(pi.device, {"lambda": "c"}, {"lambda": {"paths": ["/opt/camera/current/b.py"]}})
+    assert list(device_state.probe(pi.device).to_run({**INPUTS, "lambda": "c"}, everything=False)) == ["camera"]
+    begun = device_state.begin(pi.device, {**INPUTS, "lambda": "c"}, everything=False)
+    assert begun.restored
+    assert begun.run == {
+        "camera": "path /opt/camera/current/b.py: it is there, and was not",
+        "lambda": "path /opt/camera/current/b.py: type is absent, was file",
+    }
+
+
 def test_what_somebody_changed_is_put_back_for_a_role_with_other_inputs_too(pi: Pi) -> None:
     pi.path("/etc/camera.json").chmod(0o600)
     pi.write("/opt/camera/b", "somebody's")

@@ -32,6 +32,12 @@ def test_roles_learn_what_has_something_to_do() -> None:
     assert given["declared"] == {}
 
 
+def test_a_role_that_something_put_back_concerns_learns_of_it_and_none_forgets() -> None:
+    asked = {"ansible_facts": {"pi_fleet_run": ["camera"]}}
+    result, _ = ask("begun", {"run": {"swap": "it is gone"}}, **asked)
+    assert result["ansible_facts"] == {"pi_fleet_run": ["camera", "swap"]}
+
+
 @pytest.mark.parametrize(
     "module",
     [
