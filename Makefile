@@ -76,6 +76,15 @@ reference: .venv/installed ## prove conversions against MXNet 1.9.1 itself: a fe
 	  --requirement tests/reference/requirements.txt
 	@MXNET_PYTHON=$(CURDIR)/.cache/mxnet/bin/python pytest -s tests/reference
 
+.PHONY: bench
+bench: tools model ## measure what it costs to know that nothing changed, beside pyinfra and a shell script: an hour (HOSTS=1,10,50)
+	@python3 -m venv .cache/pyinfra
+	@.cache/pyinfra/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+	  --requirement benchmarks/pyinfra/requirements.txt
+	@benchmarks/fleet.py --hosts $(HOSTS) --write benchmarks/results
+
+HOSTS ?= 1,10,50
+
 .PHONY: mutants
 mutants: tools model ## remove one task at a time and ask whether the tests notice: hours (ROLE=name for one role)
 	@tools/mutants.py $(if $(ROLE),--role $(ROLE))

@@ -1,0 +1,387 @@
+#!/usr/bin/env python3
+"""What it costs to know that nothing changed: site.yml with its question, all roles, pyinfra, and a shell script.
+
+    benchmarks/fleet.py [--hosts 1,10,50] [--repetitions 5] [--release trixie] [--write FOLDER]
+
+Provisions a virtual Pi, makes copies of it that are provisioned each, and asks all of them, one contender after the
+other, several times over. Measured are the processor of the control node (with all children of the contender), that
+of the devices (by their control groups), and the time that goes by. Prints a table of medians with the least and the
+most; with --write also fleet.json and fleet.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / ".cache" / "bench"
+FLEET = "bench"
+# Beyond this many devices an Ansible that runs all roles takes too long to be asked five times.
+FULL_AT_MOST = 10
+# systemd in each container takes several of these, and the host has 128 by default.
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run took, in seconds."""
+
+    control: float
+    devices: float
+    wall: float
+
+    @property
+    def processor(self) -> float:
+        """All of the processor."""
+        return self.control + self.devices
+
+
+def run(*command: str, **environment: str) -> str:
+    """Run a command in the project and return what it prints; end with its last words if it fails."""
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        sys.exit(
+            f"'{shlex.join(command[:3])} ...' failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        )
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Virtual Pis that stand in one inventory."""
+
+    folder: Path
+    names: Sequence[str]
+
+    @classmethod
+    def make(cls, name: str, count: int, release: str, image: str = "") -> Fleet:
+        """Make virtual Pis, from a blank card or as copies."""
+        folder = WORK / name
+        (folder / "inventory").mkdir(parents=True, exist_ok=True)
+        names = [f"pi-{number:02}" for number in range(1, count + 1)]
+        variables = {
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "virtual_pi_release": release,
+            "virtual_pi_image": image,
+            "camera_source": "directory",
+            "camera_directory": str(ROOT / "files" / "photos"),
+            "image_classifier_model": str(ROOT / ".cache" / "models" / "demonstration" / "model.onnx"),
+            "rollout_batches": ["100%"],
+        }
+        hosts = {"devices": {"hosts": {name: {} for name in names}, "vars": variables}}
+        (folder / "inventory" / "hosts.json").write_text(json.dumps(hosts))
+        fleet = cls(folder, names)
+        fleet.play("playbooks/virtual_fleet.yml", virtual_pi_fleet=f"{FLEET}-{name}", virtual_pi_directory=str(folder))
+        return fleet
+
+    def remove(self) -> None:
+        """Remove them."""
+        given = {"virtual_pi_fleet": f"{FLEET}-{self.folder.name}", "virtual_pi_directory": str(self.folder)}
+        self.play("playbooks/virtual_fleet.yml", virtual_fleet="all:!all", **given)
+
+    def play(self, playbook: str, **variables: Any) -> str:
+        """Run a playbook."""
+        inventory = f"--inventory={self.folder / 'inventory'}"
+        return run("ansible-playbook", inventory, playbook, "--extra-vars", json.dumps(variables))
+
+    def root(self, name: str, script: str) -> str:
+        """Run a shell script on a device as root."""
+        password = (self.folder / "password").read_text().strip()
+        command = ["ssh", "-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", name, "sudo -S -p '' sh -s"]
+        done = subprocess.run(command, input=f"{password}\n{script}", capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"{name}: {done.stderr}")
+        return done.stdout
+
+    def groups(self) -> list[Path]:
+        """Return the files that count the processor of each device's control group."""
+        found = []
+        for name in self.names:
+            container = run("podman", "inspect", "--format", "{{.Id}}", f"{FLEET}-{self.folder.name}-{name}").strip()
+            places = [*Path("/sys/fs/cgroup").glob(f"cpuacct/**/libpod-{container}*/cpuacct.usage")]
+            places += Path("/sys/fs/cgroup").glob(f"**/libpod-{container}.scope/cpu.stat")
+            found.append(places[0])
+        return found
+
+
+def processor(groups: Sequence[Path]) -> float:
+    """Return the seconds that devices have computed so far."""
+    total = 0.0
+    for path in groups:
+        text = path.read_text()
+        total += int(text) / 1e9 if path.name == "cpuacct.usage" else int(text.split()[1]) / 1e6
+    return total
+
+
+def measure(contender: Callable[[], None], groups: Sequence[Path]) -> Cost:
+    """Measure one run of a contender, without what the devices do anyway meanwhile."""
+    begun, before = time.monotonic(), processor(groups)
+    time.sleep(3)
+    idle = (processor(groups) - before) / (time.monotonic() - begun)
+
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    begun, before, control = time.monotonic(), processor(groups), spent()
+    contender()
+    wall = time.monotonic() - begun
+    return Cost(spent() - control, max(0.0, processor(groups) - before - idle * wall), wall)
+
+
+LOOK = """\
+find {paths} -maxdepth 0 -printf '%p %y %m %u %g %l\\n'
+find {trees} -not -name '*.pyc' -not -name __pycache__ -printf '%p %y %m %u %g %l\\n' | sort
+find {paths} -maxdepth 0 -type f -exec sha256sum {{}} +
+find {trees} -type f -not -name '*.pyc' -exec sha256sum {{}} + | sort
+dpkg-query --show --showformat='${{Package}} ${{Status}} ${{Version}}\\n' {packages}
+systemctl show --property=Id,LoadState,UnitFileState,ActiveState,DropInPaths,NeedDaemonReload {units}
+getent passwd {users}
+getent group {groups}
+sysctl {sysctls}
+cat /boot/firmware/cmdline.txt
+cat /etc/dphys-swapfile /etc/rpi/swap.conf.d/*.conf 2>/dev/null || true
+"""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is recorded of a device, for those who ask without pi-fleet."""
+
+    look: str
+    """A shell script that prints what there is."""
+    pyinfra: dict[str, Any]
+
+    @classmethod
+    def of(cls, fleet: Fleet, name: str) -> Checks:
+        """Read the record of a device."""
+        content = json.loads(fleet.root(name, "cat /var/lib/pi-fleet/state.json"))["content"]
+        entries: dict[str, dict[str, str]] = {}
+        trees: set[str] = set()
+        for role in content["roles"].values():
+            entries |= role["entries"]
+            trees |= {*role["manages"].get("trees", []), *(each["path"] for each in role["manages"].get("wholes", []))}
+        kinds: dict[str, dict[str, dict[str, str]]] = {}
+        for entry, attributes in entries.items():
+            kind, _, what = entry.partition(" ")
+            kinds.setdefault(kind, {})[what] = attributes
+        there = {path: found for path, found in kinds["path"].items() if found["type"] != "absent"}
+        trees &= there.keys()
+        alone = {path: found for path, found in there.items() if not any(f"{path}/".startswith(f"{t}/") for t in trees)}
+        installed = [name for name, found in kinds["package"].items() if found["state"] == "installed"]
+        units = {unit: found for unit, found in kinds["unit"].items() if found["loaded"] == "loaded"}
+        users = {user: found for user, found in kinds["user"].items() if "home" in found}
+        words = {
+            "paths": alone,
+            "trees": sorted(trees),
+            "packages": installed,
+            "units": units,
+            "users": users,
+            "groups": kinds["group"],
+            "sysctls": kinds["sysctl"],
+        }
+        look = LOOK.format(**{key: shlex.join(value) for key, value in words.items()})
+        folders = "\n".join(line for line in look.splitlines() if "find" in line and shlex.join(words["trees"]) in line)
+        copies = fleet.folder / "copies"
+        copies.mkdir(exist_ok=True)
+        paths = []
+        for number, (path, found) in enumerate(sorted(alone.items())):
+            copy = copies / str(number)
+            if found["type"] == "file":
+                copy.write_text(fleet.root(name, f"cat {shlex.quote(path)}"))
+            given = {"path": path, "copy": str(copy), "type": found["type"], "target": found.get("target", "")}
+            paths.append({**given, "user": found["owner"], "group": found["group"], "mode": found.get("mode", "")})
+        pyinfra = {
+            "packages": installed,
+            "units": [
+                [unit, found["start at boot"] == "enabled", found.get("active") == "active"]
+                for unit, found in units.items()
+            ],
+            "users": [{"name": user, "home": found["home"], "shell": found["shell"]} for user, found in users.items()],
+            "groups": list(kinds["group"]),
+            "sysctls": [[key, int(found["value"])] for key, found in kinds["sysctl"].items()],
+            "paths": paths,
+            "folders": f"sh -c {shlex.quote(folders)}",
+            "expected": fleet.root(name, folders).rstrip("\n"),
+        }
+        return cls(look, pyinfra)
+
+
+def contenders(fleet: Fleet, checks: Checks) -> dict[str, Callable[[], None]]:
+    """Return what is compared, by name."""
+    given = fleet.folder / "checks.json"
+    given.write_text(json.dumps(checks.pyinfra))
+    expected = {name: fleet.root(name, checks.look) for name in fleet.names}
+
+    def look(name: str) -> None:
+        if fleet.root(name, checks.look) != expected[name]:
+            sys.exit(f"{name} is another one")
+
+    def shell() -> None:
+        with ThreadPoolExecutor(20) as pool:
+            list(pool.map(look, fleet.names))
+
+    def pyinfra() -> None:
+        said = run(
+            str(ROOT / ".cache" / "pyinfra" / "bin" / "pyinfra"),
+            *("-y", "--parallel", "20", str(fleet.folder / "hosts.py"), "benchmarks/pyinfra/deploy.py"),
+            BENCH_CHECKS=str(given),
+        )
+        (fleet.folder / "pyinfra.log").write_text(said)
+
+    def gate() -> None:
+        said = fleet.play("playbooks/site.yml")
+        if said.count("converged, ") != len(fleet.names):
+            sys.exit(f"site.yml found something to do:\n{said}")
+
+    def full() -> None:
+        fleet.play("playbooks/site.yml", full=True)
+
+    found: dict[str, Callable[[], None]] = {"site.yml": gate, "shell over ssh": shell, "pyinfra": pyinfra}
+    return {**found, "site.yml, all roles": full} if len(fleet.names) <= FULL_AT_MOST else found
+
+
+def write_pyinfra_inventory(fleet: Fleet) -> None:
+    """Say where the devices are, in pyinfra's words."""
+    password = (fleet.folder / "password").read_text().strip()
+    data = {
+        "ssh_user": "pi",
+        "ssh_key": str(fleet.folder / "id_ed25519"),
+        "ssh_config_file": str(fleet.folder / "ssh_config"),
+        "ssh_known_hosts_file": str(fleet.folder / "known_hosts"),
+        "ssh_strict_host_key_checking": "yes",
+        "_sudo": True,
+        "_sudo_password": password,
+    }
+    path = fleet.folder / "hosts.py"
+    path.touch(mode=0o600)
+    path.write_text(f"devices = ({list(fleet.names)!r}, {data!r})\n")
+
+
+def table(results: dict[str, dict[str, list[Cost]]]) -> list[str]:
+    """Return the lines of the table: medians, and in brackets the least and the most of the processor."""
+    head = ("devices", "contender", "control", "devices", "processor", "(spread)", "wall")
+    form = "{:>7}  {:<20} {:>8} {:>8} {:>10} {:>16} {:>7}"
+    lines = [form.format(*head)]
+    for count, by_name in results.items():
+        for name, costs in by_name.items():
+            control, devices, both, wall = (
+                statistics.median(values)
+                for values in zip(*((c.control, c.devices, c.processor, c.wall) for c in costs), strict=True)
+            )
+            spread = f"({min(c.processor for c in costs):.1f} to {max(c.processor for c in costs):.1f})"
+            numbers = (f"{control:.1f}", f"{devices:.1f}", f"{both:.1f}", spread, f"{wall:.1f}")
+            lines.append(form.format(count, name, *numbers))
+    return lines
+
+
+def chart(results: dict[str, dict[str, list[Cost]]]) -> str:
+    """Return the medians as bars: the processor that each took for a device, of the control node and of the device."""
+    rows = [
+        (f"{name}, {count} device{'s' if count != '1' else ''}", *per_device(costs, int(count)))
+        for count, by_name in results.items()
+        for name, costs in by_name.items()
+    ]
+    widest = max(control + device for _, control, device in rows)
+    height = 24 * len(rows) + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" font-family="sans-serif" font-size="13">',
+        "<title>Processor seconds a device, when nothing changed</title>",
+        '<text x="0" y="16">Processor seconds a device: control node (dark), device (light)</text>',
+    ]
+    for number, (label, control, device) in enumerate(rows):
+        y = 32 + 24 * number
+        dark, light = 420 * control / widest, 420 * device / widest
+        parts.append(f'<text x="0" y="{y + 13}">{escape(label)}</text>')
+        parts.append(f'<rect x="250" y="{y}" width="{dark:.1f}" height="16" fill="#1f4e79"/>')
+        parts.append(f'<rect x="{250 + dark:.1f}" y="{y}" width="{light:.1f}" height="16" fill="#8ab6d6"/>')
+        parts.append(f'<text x="{256 + dark + light:.1f}" y="{y + 13}">{control + device:.2f}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def per_device(costs: Sequence[Cost], count: int) -> tuple[float, float]:
+    """Return the medians of control node and device, for one device."""
+    return statistics.median(c.control for c in costs) / count, statistics.median(c.devices for c in costs) / count
+
+
+def machine() -> str:
+    """Say what this was measured on."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{model}, {os.cpu_count()} processors, {system}"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--hosts", default="1,10,50", help="how many devices, one after the other")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--release", default="trixie")
+    parser.add_argument("--write", type=Path, help="folder for fleet.json and fleet.svg")
+    asked = parser.parse_args(arguments)
+    counts = [int(word) for word in asked.hosts.split(",")]
+    if int(INOTIFY.read_text()) < 8 * max(counts):
+        sys.exit(
+            f"{max(counts)} virtual Pis need more inotify: sudo sysctl fs.inotify.max_user_instances={16 * max(counts)}"
+        )
+
+    print(f"On {machine()}", flush=True)
+    first = Fleet.make("first", 1, asked.release)
+    image = f"localhost/pi-fleet/virtual-pi:{FLEET}"
+    results: dict[str, dict[str, list[Cost]]] = {}
+    try:
+        first.play("playbooks/site.yml")
+        wanted = {"fleet": f"{FLEET}-first", "name": "pi-01", "image": image}
+        run("ansible", "localhost", "-m", "edge.pi_fleet.virtual_pi_snapshot", "-a", json.dumps(wanted))
+        for count in counts:
+            fleet = Fleet.make(str(count), count, asked.release, image)
+            try:
+                # A copy has a name, a host key and tokens of its own.
+                fleet.play("playbooks/site.yml")
+                write_pyinfra_inventory(fleet)
+                compared = contenders(fleet, Checks.of(fleet, fleet.names[0]))
+                groups = fleet.groups()
+                costs: dict[str, list[Cost]] = {name: [] for name in compared}
+                for _ in range(asked.repetitions):
+                    for name, contender in compared.items():
+                        costs[name].append(measure(contender, groups))
+                results[str(count)] = costs
+                print("\n".join(table({str(count): costs})), flush=True)
+            finally:
+                fleet.remove()
+    finally:
+        first.remove()
+        run("podman", "rmi", "--force", image)
+        shutil.rmtree(WORK)
+    if asked.write:
+        asked.write.mkdir(exist_ok=True)
+        found = {
+            count: {name: [asdict(c) for c in costs] for name, costs in each.items()} for count, each in results.items()
+        }
+        (asked.write / "fleet.json").write_text(json.dumps({"machine": machine(), "costs": found}, indent=1) + "\n")
+        (asked.write / "fleet.svg").write_text(chart(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
