@@ -85,6 +85,17 @@ bench: tools model ## measure what it costs to know that nothing changed, beside
 
 HOSTS ?= 1,10,50
 
+.PHONY: fuzz
+fuzz: .venv/installed ## look for input on which a reader fails or hangs, SECONDS=600 for each (TARGET=name for one)
+	@pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-deps --upgrade \
+	  --target .cache/atheris --requirement tests/fuzz/requirements.txt
+	@for target in $(TARGET); do \
+	  PYTHONPATH=.:collections:files/localcore:.cache/atheris python tests/fuzz/fuzz.py $$target --seconds $(SECONDS) || exit; \
+	done
+
+SECONDS ?= 600
+TARGET ?= params archive group picture context ipc
+
 .PHONY: mutants
 mutants: tools model ## remove one task at a time and ask whether the tests notice: hours (ROLE=name for one role)
 	@tools/mutants.py $(if $(ROLE),--role $(ROLE))

@@ -9,6 +9,7 @@ from hypothesis import settings
 
 FILES = Path(__file__).resolve().parents[2] / "files"
 
+sys.path.insert(0, str(FILES.parent))
 for directory in ("camera", "beverage_classifier", "localcore", "pull"):
     sys.path.insert(0, str(FILES / directory))
 
