@@ -14,6 +14,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, utc, write_text
@@ -35,7 +36,7 @@ class Role:
     found: Entries | None = None
     """Of a role that is pending: what there was when it began."""
     differing: list[str] = field(default_factory=list)
-    """Of one that is not: entries that were not as they were recorded when others began. The rest others may change."""
+    """Of one that is not: entries that were not as they were recorded when others began."""
 
     @property
     def pending(self) -> bool:
@@ -134,11 +135,15 @@ class Record:
                     put(entries, entry, former.entries)
                 untouched += left
             self.roles[name] = Role(inputs, dict(declared[name]), entries)
-        # A role may add to what another one manages: a user to its group, a Lambda to its folder.
+        # What several roles manage is recorded for all of them: a Lambda's folder is in that of all Lambdas.
+        shared = {entry for name in fingerprints for entry in found[name]}
+        shared |= {
+            f"path {folder}" for entry in shared if entry.startswith("path ") for folder in Path(entry[5:]).parents
+        }
         for name, role in self.roles.items():
             if name not in fingerprints and not role.pending:
                 for each in compare(device, name, role.entries, found[name]):
-                    if each.entry not in role.differing:
+                    if each.entry in shared and each.entry not in role.differing:
                         put(role.entries, each.entry, found[name])
         self.at = utc()
         return untouched

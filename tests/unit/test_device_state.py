@@ -428,19 +428,25 @@ def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
 def test_what_a_role_adds_to_what_another_one_manages_is_no_drift(pi: Pi) -> None:
     pi.write("/etc/conf.d/one", "by hand")
     other = {"user": "b", "lambda": "c"}
+    declared = {"paths": ["/opt/camera/more/b.py"], "groups": ["ggc_group"]}
     device_state.begin(pi.device, {"lambda": "c"}, everything=False)
-    pi.write("/opt/camera/current/b.py", "b = 1\n")
+    pi.write("/opt/camera/more/b.py", "b = 1\n")
     pi.write("/etc/group", "ggc_group:x:989:collect,lambda\nvideo:x:44:ggc_user\n")
-    device_state.record(pi.device, {"lambda": "c"}, {"lambda": {"paths": ["/opt/camera/current/b.py"]}})
-    # What was changed before is still told.
-    assert told(pi) == ["path /etc/conf.d/one: its content is another one"]
+    pi.write("/etc/camera.json", "by hand, meanwhile")
+    device_state.record(pi.device, {"lambda": "c"}, {"lambda": declared})
+    # What others changed is still told.
+    assert told(pi) == [
+        "path /etc/camera.json: its content is another one",
+        "path /etc/conf.d/one: its content is another one",
+    ]
     again = device_state.begin(pi.device, {**INPUTS, **other}, everything=False)
     assert list(again.run) == ["camera"]
     assert again.restored == []
-    assert pi.path("/opt/camera/current/b.py").exists()
+    assert pi.path("/opt/camera/more/b.py").exists()
 
 
 def test_a_role_of_which_something_is_put_aside_for_another_one_runs_too(pi: Pi) -> None:
+    # Somebody's, and known to one of the two that look there.
     pi.write("/opt/camera/current/b.py", "b = 1\n")
     device_state.begin(pi.device, {"lambda": "c"}, everything=False)
     device_state.record(pi.device, {"lambda": "c"}, {"lambda": {"paths": ["/opt/camera/current/b.py"]}})
