@@ -18,10 +18,17 @@ CHECKS = json.loads(Path(os.environ["BENCH_CHECKS"]).read_text())
 
 
 apt.packages(name="packages", packages=CHECKS["packages"])
-for unit, enabled, running in CHECKS["units"]:
-    systemd.service(name=unit, service=unit, enabled=enabled, running=running)
+for unit, enabled in CHECKS["units"]:
+    systemd.service(name=unit, service=unit, enabled=enabled, running=True)
 for user in CHECKS["users"]:
-    server.user(name=user["name"], user=user["name"], home=user["home"], shell=user["shell"])
+    server.user(
+        name=user["name"],
+        user=user["name"],
+        group=user["group"],
+        home=user["home"],
+        shell=user["shell"],
+        ensure_home=False,
+    )
 for group in CHECKS["groups"]:
     server.group(name=group, group=group)
 for key, value in CHECKS["sysctls"]:
