@@ -31,8 +31,8 @@ DISK = "6G"
 MEMORY = 1024
 """MiB, as the smallest Pi has that runs a camera and an inference."""
 
-# Beside what a card has: a kernel, and what checks the partition that the firmware reads.
-PACKAGES = ("dosfstools", "initramfs-tools")
+# Beside what a card has: a kernel, what checks the partition that the firmware reads, and what knows its own name.
+PACKAGES = ("dosfstools", "initramfs-tools", "libnss-myhostname")
 
 
 @dataclass(frozen=True)
