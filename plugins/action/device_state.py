@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
             result["ansible_facts"] = {"pi_fleet_run": list(result["run"])}
         if state == "begun" and not result.get("failed"):
             asked = (task_vars or {}).get("ansible_facts", {}).get("pi_fleet_run", [])
-            result["ansible_facts"] = {"pi_fleet_run": [*asked, *(name for name in result["run"] if name not in asked)]}
+            result["ansible_facts"] = {"pi_fleet_run": list(dict.fromkeys([*asked, *result["run"]]))}
         return result
 
     def _ask(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

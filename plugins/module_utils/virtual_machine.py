@@ -76,11 +76,12 @@ class Card:
             return False
         self.image.build(engine, scratch)
         self.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="making-", dir=self.cache) as made:
-            self._write(engine, Path(made))
-            Path(made).rename(self.folder)
-            # TemporaryDirectory removes a folder of that name, and finds a new, empty one.
-            Path(made).mkdir()
+        made = Path(tempfile.mkdtemp(prefix="making-", dir=self.cache))
+        try:
+            self._write(engine, made)
+            made.rename(self.folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
         return True
 
     def _write(self, engine: Engine, made: Path) -> None:

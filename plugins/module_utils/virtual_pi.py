@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 LABEL = "pi-fleet"
 """Everything that pi-fleet makes in a container engine carries this label; `make clean` removes just that."""
@@ -28,6 +29,24 @@ ARCHITECTURES = {"amd64": "amd64", "arm64": "arm64", "armhf": "arm"}
 
 # systemd, sshd and sudo ask for these; CAP_MKNOD makes /dev/raw1394, CAP_SYS_PTRACE shows who holds which file.
 CAPABILITIES = "SYS_ADMIN,SYS_PTRACE,AUDIT_WRITE,AUDIT_CONTROL,MKNOD"
+
+INSTANCE: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "release": {"type": "str", "choices": list(RELEASES), "required": True},
+    "architecture": {"type": "str", "choices": ["", *ARCHITECTURES], "default": ""},
+    "packages": {"type": "list", "elements": "str", "default": []},
+}
+"""Options of whatever is made of an image, in a container or with a kernel of its own."""
+
+OPTIONS: dict[str, Any] = {
+    "fleet": {"type": "str", "required": True},
+    "recipe": {"type": "path", "required": True},
+    "mirror": {"type": "str", "default": ""},
+    "password": {"type": "str", "default": "", "no_log": True},
+    "private_key": {"type": "path", "default": "", "no_log": False},
+    "engine": {"type": "str", "choices": ["auto", "podman", "docker"], "default": "auto"},
+}
+"""Options of the modules that make them."""
 
 USER = "pi"
 

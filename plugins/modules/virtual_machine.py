@@ -146,8 +146,8 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_machine impo
     with_kernel,
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
-    ARCHITECTURES,
-    RELEASES,
+    INSTANCE,
+    OPTIONS,
     Connection,
     Engine,
     Host,
@@ -164,28 +164,13 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "fleet": {"type": "str", "required": True},
-            "instances": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "release": {"type": "str", "choices": list(RELEASES), "required": True},
-                    "architecture": {"type": "str", "choices": ["", *ARCHITECTURES], "default": ""},
-                    "packages": {"type": "list", "elements": "str", "default": []},
-                },
-            },
-            "recipe": {"type": "path", "required": True},
+            **OPTIONS,
+            "instances": {"type": "list", "elements": "dict", "default": [], "options": INSTANCE},
             "files": {"type": "path", "required": True},
             "power": {"type": "path", "required": True},
             "directory": {"type": "path", "required": True},
             "cards": {"type": "path", "required": True},
-            "mirror": {"type": "str", "default": ""},
-            "password": {"type": "str", "default": "", "no_log": True},
-            "private_key": {"type": "path", "default": "", "no_log": False},
             "boot_timeout": {"type": "int", "default": 600},
-            "engine": {"type": "str", "choices": ["auto", "podman", "docker"], "default": "auto"},
         },
         supports_check_mode=True,
     )

@@ -144,9 +144,9 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils.host_key import HostKey
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
-    ARCHITECTURES,
+    INSTANCE,
     LABEL,
-    RELEASES,
+    OPTIONS,
     Connection,
     Engine,
     Host,
@@ -167,16 +167,13 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "fleet": {"type": "str", "required": True},
+            **OPTIONS,
             "instances": {
                 "type": "list",
                 "elements": "dict",
                 "default": [],
                 "options": {
-                    "name": {"type": "str", "required": True},
-                    "release": {"type": "str", "choices": list(RELEASES), "required": True},
-                    "architecture": {"type": "str", "choices": ["", *ARCHITECTURES], "default": ""},
-                    "packages": {"type": "list", "elements": "str", "default": []},
+                    **INSTANCE,
                     "image": {"type": "str", "default": ""},
                     "files": {
                         "type": "list",
@@ -189,12 +186,7 @@ def main() -> None:
                     },
                 },
             },
-            "recipe": {"type": "path", "required": True},
-            "mirror": {"type": "str", "default": ""},
-            "password": {"type": "str", "default": "", "no_log": True},
-            "private_key": {"type": "path", "default": "", "no_log": False},
             "boot_timeout": {"type": "int", "default": 300},
-            "engine": {"type": "str", "choices": ["auto", "podman", "docker"], "default": "auto"},
         },
         supports_check_mode=True,
     )

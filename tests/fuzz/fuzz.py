@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import resource
 import sys
 from pathlib import Path
 
@@ -48,7 +47,6 @@ def main() -> None:
         ],
         TARGETS[asked.target],
     )
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     atheris.Fuzz()
 
 

@@ -12,7 +12,7 @@ from tests.fuzz.targets import CORPUS, TARGETS
 
 VARIATIONS = 30
 INTERESTING = (b"\x00", b"\xff", b"\x7f\xff\xff\xff", b"\xff" * 8, b"\x00" * 8, b'"', b"{", b"[" * 50, b"\n", b"-1")
-KEPT = sorted(path for path in CORPUS.glob("*/*"))
+KEPT = sorted(CORPUS.glob("*/*"))
 
 
 def varied(data: bytes, chance: random.Random) -> bytes:
