@@ -59,9 +59,11 @@ class Fleet:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MOLECULE_"))}
         return {**kept, "ANSIBLE_NOCOLOR": "1"}
 
-    def playbook(self, playbook: str, *arguments: str, cwd: Path | None = None, **environment: str) -> Run:
-        """Run a playbook to its end."""
-        done = subprocess.run(
+    def start(
+        self, playbook: str, *arguments: str, cwd: Path | None = None, **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start a playbook; what it says is to be read."""
+        return subprocess.Popen(
             self.command(playbook, *arguments),
             cwd=cwd or self.project,
             env={**self.environment(), **environment},
@@ -69,9 +71,13 @@ class Fleet:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            check=False,
         )
-        return Run(done.returncode, done.stdout)
+
+    def playbook(self, playbook: str, *arguments: str, cwd: Path | None = None, **environment: str) -> Run:
+        """Run a playbook to its end."""
+        with self.start(playbook, *arguments, cwd=cwd, **environment) as process:
+            output = process.communicate()[0]
+        return Run(process.returncode, output)
 
     def hosts(self) -> dict[str, dict[str, Any]]:
         """Return the devices' variables by name."""
@@ -88,17 +94,16 @@ class Fleet:
         variables: dict[str, dict[str, Any]] = data["_meta"]["hostvars"]
         return {name: variables[name] for name in data["devices"]["hosts"]}
 
+    def root_python(self, host: str, script: str) -> tuple[list[str], str]:
+        """Return the command that runs a Python script on a device as root, over SSH, and its input."""
+        folder = key_folder(self.inventory, self.project, host)
+        argv = ["ssh", "-F", str(folder / "ssh_config"), "-o", "BatchMode=yes", host, "sudo -S -p '' python3 -"]
+        return argv, f"{(folder / 'password').read_text().strip()}\n{script}"
+
     def root(self, host: str, script: str) -> str:
         """Run a Python script on a device as root, over SSH, and return what it prints."""
-        folder = key_folder(self.inventory, self.project, host)
-        argv = ["ssh", "-F", str(folder / "ssh_config"), "-o", "BatchMode=yes", host]
-        done = subprocess.run(
-            [*argv, "sudo -S -p '' python3 -"],
-            input=f"{(folder / 'password').read_text().strip()}\n{script}",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        argv, given = self.root_python(host, script)
+        done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise AssertionError(f"{host}: {done.stderr}")
         return done.stdout

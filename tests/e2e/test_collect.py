@@ -126,15 +126,7 @@ def test_a_killed_collection_is_continued(fleet: Fleet) -> None:
     sums = {host: make(fleet, host, "17000001{:05}_clutter_0.5.jpg", 80, 700_000) for host in fleet.hosts()}
     chance = random.Random(SEED)
     for _ in range(2):
-        process = subprocess.Popen(
-            fleet.command(COLLECT),
-            cwd=fleet.project,
-            env=fleet.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-        )
+        process = fleet.start(COLLECT)
         assert process.stdout
         while "Collect the field data" not in process.stdout.readline():
             pass

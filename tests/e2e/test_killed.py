@@ -9,7 +9,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,15 +167,7 @@ def test_a_run_changes_nothing_that_no_role_declares(unkilled: dict[str, Unkille
 
 def kill(fleet: Fleet, host: str, moment: Moment) -> str:
     """Start site.yml, and kill it and what it started at the moment; return what it had printed."""
-    process = subprocess.Popen(
-        fleet.command("playbooks/site.yml"),
-        cwd=fleet.project,
-        env=fleet.environment() | {"PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
+    process = fleet.start("playbooks/site.yml", PYTHONUNBUFFERED="1")
     assert process.stdout
     printed = ""
     for line in process.stdout:

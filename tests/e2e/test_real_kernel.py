@@ -127,17 +127,7 @@ def test_power_that_is_cut_in_a_run_is_healed_by_the_next(fleet: Fleet, number: 
     seconds = random.Random(f"{SEED} {number}").uniform(5, 150)
     # Other values of much that roles write, or the same files anew.
     given = {"full": True, "swap_size": 900 + number, "camera_width": 640 + 2 * number, "local_core_keep_releases": 3}
-    command = fleet.command("playbooks/site.yml", "--extra-vars", json.dumps(given))
-    run = subprocess.Popen(
-        command,
-        cwd=fleet.project,
-        env=fleet.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    run = fleet.start("playbooks/site.yml", "--extra-vars", json.dumps(given))
     time.sleep(seconds)
     cut_power(fleet)
     kill_all(run)
@@ -152,15 +142,11 @@ def test_power_that_is_cut_in_a_run_is_healed_by_the_next(fleet: Fleet, number: 
 
 @pytest.mark.parametrize("number", range(CUTS))
 def test_no_picture_is_torn_or_lost_when_power_is_cut(fleet: Fleet, number: int) -> None:
-    folder = key_folder(fleet.inventory, fleet.project, HOST)
-    writer = subprocess.Popen(
-        ["ssh", "-F", str(folder / "ssh_config"), "-o", "BatchMode=yes", HOST, "sudo -S -p '' python3 -"],
-        stdin=subprocess.PIPE,
-        text=True,
-    )
     before = int(fleet.root(HOST, COUNT))
+    command, given = fleet.root_python(HOST, STORE)
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
     assert writer.stdin
-    writer.stdin.write(f"{(folder / 'password').read_text().strip()}\n{STORE}")
+    writer.stdin.write(given)
     writer.stdin.close()
     deadline = time.monotonic() + BOOT
     while int(fleet.root(HOST, COUNT)) < before + PICTURES:

@@ -115,15 +115,7 @@ class Farm(Site):
 
     def kill(self, playbook: str, text: str, seconds: float, *arguments: str) -> str:
         """Kill a playbook and what it started, so long after it printed a text; return what it had printed."""
-        process = subprocess.Popen(
-            self.fleet.command(playbook, *arguments),
-            cwd=self.fleet.project,
-            env=self.fleet.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-        )
+        process = self.fleet.start(playbook, *arguments)
         assert process.stdout
         printed = ""
         while text not in printed:
