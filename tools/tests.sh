@@ -26,7 +26,8 @@ run() {
     return 0
   fi
   printf '%-20s FAILED in %d s; from %s:\n' "$1" $((SECONDS - begun)) "$log/$1"
-  grep --after-context=30 --max-count=2 -E 'ERROR\]|fatal:|^E  ' "$log/$1" || tail -n 40 "$log/$1"
+  # What failed on purpose comes before what failed.
+  { grep --after-context=30 -E 'ERROR\]|fatal:|^ *E  ' "$log/$1" || cat "$log/$1"; } | tail -n 80
   return 1
 }
 

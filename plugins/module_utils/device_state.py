@@ -40,6 +40,14 @@ class Probe:
         return reasons
 
     @property
+    def told(self) -> list[Difference]:
+        """Return what differs once, of the first role that manages it: several may manage one user."""
+        first: dict[tuple[str, str], Difference] = {}
+        for difference in self.differences:
+            first.setdefault((difference.entry, difference.attribute), difference)
+        return list(first.values())
+
+    @property
     def checked(self) -> int:
         """How many things were looked at."""
         return sum(map(len, self.found.values()))

@@ -71,8 +71,8 @@ run:
   returned: state is probed or begun
   sample: {swap: "swap: MiB is 100, was 1000"}
 differences:
-  description: What differs from the record, with role, entry, attribute, found, wanted, since when as far as the device
-    keeps it, and all of it in words, told.
+  description: What differs from the record, each once, with role, entry, attribute, found, wanted, since when as far as
+    the device keeps it, and all of it in words, told.
   type: list
   elements: dict
   returned: success
@@ -147,8 +147,7 @@ def main() -> None:
             result = {
                 "run": begun_with.run,
                 "differences": [
-                    {**asdict(each), "told": str(each), "since": since(device, each)}
-                    for each in begun_with.seen.differences
+                    {**asdict(each), "told": str(each), "since": since(device, each)} for each in begun_with.seen.told
                 ],
                 "restored": begun_with.restored,
                 "checked": begun_with.seen.checked,

@@ -445,6 +445,14 @@ def test_what_a_role_adds_to_what_another_one_manages_is_no_drift(pi: Pi) -> Non
     assert pi.path("/opt/camera/more/b.py").exists()
 
 
+def test_what_two_roles_manage_differs_once_and_concerns_both(pi: Pi) -> None:
+    device_state.record(pi.device, {"lambda": "c"}, {"lambda": {"users": ["ggc_user"]}})
+    pi.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/bin/bash\n")
+    probe = device_state.probe(pi.device)
+    assert [(each.role, each.entry, each.attribute) for each in probe.told] == [("user", "user ggc_user", "shell")]
+    assert list(probe.to_run({**INPUTS, "user": "b", "lambda": "c"}, everything=False)) == ["user", "lambda"]
+
+
 def test_a_role_of_which_something_is_put_aside_for_another_one_runs_too(pi: Pi) -> None:
     # Somebody's, and known to one of the two that look there.
     pi.write("/opt/camera/current/b.py", "b = 1\n")
