@@ -16,6 +16,9 @@ from pathlib import Path
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Runner
 
+PIP = "/usr/share/python-wheels/pip-*.whl"
+"""Debian's pip, a dependency of python3-venv; a wheel that runs as it is."""
+
 
 class VenvError(Exception):
     """One sentence: what is wrong with an environment or a wheel, and what to do."""
@@ -43,21 +46,25 @@ class Venv:
         return next(iter(sorted(self.path.glob("lib/python3.*/site-packages"))), None)
 
     def is_usable(self) -> bool:
-        """Say whether the interpreter starts, pip is there and the system's packages are visible."""
+        """Say whether it was made to its end, for the Python that is there, with the system's packages visible."""
         configuration = self.path / "pyvenv.cfg"
         if not configuration.is_file() or not self.python.exists() or self.site_packages is None:
             return False
-        # python3 -m venv writes pyvenv.cfg first and pip last: a killed run leaves no pip.
+        # python3 -m venv writes pyvenv.cfg first and these last.
+        scripts = [self.path / "bin" / name for name in ("activate", "activate.csh", "activate.fish", "Activate.ps1")]
         version = self.python.resolve().name
         return (
             "include-system-site-packages = true" in configuration.read_text()
             and self.site_packages.parent.name == version
-            and any(self.site_packages.glob("pip-*.dist-info/RECORD"))
+            and all(script.is_file() and script.stat().st_size > 0 for script in scripts)
         )
 
     def create(self, run: Runner) -> None:
-        """Make the environment, or make it anew over one that is half-made or of another Python."""
-        arguments = ["python3", "-m", "venv", "--clear", "--system-site-packages", str(self.path)]
+        """Make the environment, or make it anew over one that is half-made or of another Python.
+
+        Without pip, which is 1000 files more and half of the time: Debian's installs into it.
+        """
+        arguments = ["python3", "-m", "venv", "--clear", "--system-site-packages", "--without-pip", str(self.path)]
         code, _, errors = run(arguments)
         if code != 0:
             raise VenvError(f"'{' '.join(arguments)}' failed: {last_line(errors)}; is python3-venv installed?")
@@ -88,7 +95,8 @@ class Venv:
 
     def install(self, run: Runner, name: str, version: str, wheels: Path) -> None:
         """Install a wheel from a folder of wheels, without its dependencies and without a network."""
-        arguments = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = max(Path(PIP).parent.glob(Path(PIP).name), default=Path(PIP))
+        arguments = [str(self.python), str(pip / "pip"), "install", "--quiet", "--disable-pip-version-check"]
         arguments += ["--no-index", "--no-deps", "--force-reinstall", f"--find-links={wheels}", f"{name}=={version}"]
         code, _, errors = run(arguments)
         if code != 0:
