@@ -107,7 +107,7 @@ Runner = Callable[..., str]
 
 
 def run(argv: Sequence[str], stdin: str | None = None, env: dict[str, str] | None = None) -> str:
-    """Run a command and return what it prints; raise VirtualPiError with its last words if it fails."""
+    """Run a command and return what it prints; raise VirtualPiError with its errors, or last words, if it fails."""
     try:
         done = subprocess.run(
             list(argv), input=stdin, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
@@ -115,8 +115,10 @@ def run(argv: Sequence[str], stdin: str | None = None, env: dict[str, str] | Non
     except FileNotFoundError:
         raise VirtualPiError(f"{argv[0]} is not installed here; run 'make tools'.") from None
     if done.returncode != 0:
-        words = (done.stderr or done.stdout).strip().splitlines()
-        raise VirtualPiError(f"'{' '.join(argv[:4])} ...' failed: {' '.join(words[-3:]) or 'it said nothing'}")
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        # As apt marks them, and mmdebstrap: what it says first is why.
+        words = [line for line in lines if line.startswith("E: ")][:3] or lines[-3:]
+        raise VirtualPiError(f"'{' '.join(argv[:4])} ...' failed: {' '.join(words) or 'it said nothing'}")
     return done.stdout
 
 
@@ -287,7 +289,6 @@ class Image:
             engine.run(
                 [
                     "mmdebstrap",
-                    "--quiet",
                     "--variant=minbase",
                     f"--architectures={self.architecture}",
                     f"--include={','.join(packages)}",

@@ -135,6 +135,10 @@ def test_a_program_that_is_not_there_or_fails_is_told() -> None:
         virtual_pi.run(["no-such-engine", "create"])
     with pytest.raises(VirtualPiError, match=r"^'sh -c .*' failed: 2 3 4$"):
         virtual_pi.run(["sh", "-c", "seq 1 4 >&2; exit 1"])
+    with pytest.raises(VirtualPiError, match=r"failed: E: no such file E: so nothing was made$"):
+        virtual_pi.run(
+            ["sh", "-c", "printf 'Get:1\nE: no such file\nE: so nothing was made\nI: gone\n1\n2\n' >&2; exit 1"]
+        )
     with pytest.raises(VirtualPiError, match=r"failed: it said nothing$"):
         virtual_pi.run(["false"])
     assert virtual_pi.run(["cat"], stdin="text") == "text"
