@@ -25,6 +25,7 @@ SEED = 2018
 # A thousand MiB, less the page that says that it is swap.
 SWAP = 1023996
 BOOT = 900
+TASKS = 256
 
 # As ggc_user, by the Lambda's own function: a picture's name is noted, with its hash, when it is said to be stored.
 STORE = r"""
@@ -99,6 +100,50 @@ print(json.dumps([client.ask("echo/a/request", json.dumps(event).encode(), 120) 
     # Not for want of memory: there is swap, which a Lambda may not take.
     free = look(fleet, "print(json.dumps(Path('/proc/swaps').read_text().split()[-2]))")
     assert int(free) < SWAP / 2
+
+
+BEYOND = """
+import socket
+# The device's own address, which its SSH server listens on: whoever asks for that leaves loopback.
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as beyond:
+    beyond.connect(("192.0.2.1", 9))
+    own = beyond.getsockname()[0]
+event = {"addresses": [[own, 22], ["127.0.0.1", 22]], "ports": [8000, 8001], "breed": 1000}
+answers = [Client().ask("intruder/request", json.dumps(event).encode(), 600) for _ in range(2)]
+print(json.dumps([own, *(answer["message"] for answer in answers)]))
+"""
+
+
+def test_a_lambda_reaches_nobody_beyond_and_floods_nothing(fleet: Fleet) -> None:
+    own, *answers = on(fleet, HOST, BEYOND)
+    for answer in answers:
+        print(answer)
+        assert answer["reached"] == {f"{own}:22": "PermissionError", "127.0.0.1:22": "connected"}
+        assert answer["bound"] == {"8000": "PermissionError", "8001": "bound"}
+        assert answer["bred"]["stopped"] == "BlockingIOError"
+        assert answer["bred"]["processes"] < TASKS
+
+
+FILL = """
+import os, subprocess
+stat = os.statvfs("/")
+# More than the guard keeps free.
+event = {"fill": stat.f_bavail * stat.f_frsize // 2**20 - 300}
+said = Client().ask("intruder/request", json.dumps(event).encode(), 600)
+told = subprocess.getoutput("journalctl --output cat --unit field-data-guard")
+deadline = time.monotonic() + 600
+while subprocess.call(["systemctl", "is-active", "--quiet", "lambda@intruder"]) and time.monotonic() < deadline:
+    time.sleep(2)
+again = Client().ask("intruder/request", b'{"number": 3}', 240)
+print(json.dumps([said, told, again]))
+"""
+
+
+def test_a_lambda_that_fills_the_card_is_stopped_and_started_when_there_is_room(fleet: Fleet) -> None:
+    said, told, again = on(fleet, HOST, FILL)
+    assert said["topic"].endswith("/errors"), said
+    assert "lambda@intruder.service" in told
+    assert again["message"]["number"] == 3
 
 
 def test_all_is_there_again_after_a_reboot(fleet: Fleet) -> None:
