@@ -1,13 +1,14 @@
 #!/usr/bin/python3
 """Talk to the broker of this device as its clients do, with mosquitto's own clients.
 
-usage: talk.py certificates | loopback | gate | bridge | cut | bare
+usage: talk.py certificates | loopback | gate | flood | bridge | cut | bare
 Fails with the sentence of the first thing that is not so. certificates makes a CA, and prints as JSON what it signed.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ GATE = ["-h", "localhost", "-p", "8883", "--cafile", f"{CA}/ca.pem", "-q", "1"]
 KIOSK = [*GATE, "-u", "kiosk", "-P", "let me ask"]
 CLOUD = ["-h", "127.0.0.1", "-p", "18884", "-q", "1"]
 MOST_WAITING = 1000
+IDLE = 2000
 
 
 def run(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -108,6 +110,9 @@ def certificates() -> None:
     for name, extension in (("broker", "subjectAltName=DNS:localhost"), ("device", "extendedKeyUsage=clientAuth")):
         files = ["-keyout", f"{CA}/{name}.key", "-out", f"{CA}/{name}.pem"]
         must(*sign, "-subj", f"/CN={name}", "-addext", extension, *files)
+    # Nobody knows who signed it: it signed itself.
+    impostor = ["-keyout", f"{CA}/impostor.key", "-out", f"{CA}/impostor.pem"]
+    must(*new, "-subj", "/CN=impostor", "-addext", "subjectAltName=DNS:localhost", *impostor)
     print(json.dumps({path.name: path.read_text() for path in CA.iterdir()}))
 
 
@@ -188,6 +193,25 @@ def gate() -> None:
     require(found == ["while away"], f"a restart left {found} for a user that was away")
 
 
+def flood() -> None:
+    """Who sends 100 MB, or opens 2,000 connections and says nothing, stops nobody."""
+    process = must("systemctl", "show", "--value", "--property=MainPID", "mqtt-gate")
+    done = run("timeout", "20", "mosquitto_pub", *KIOSK, "-t", ASK, "-s", stdin="x" * 100_000_000)
+    require(done.returncode != 0, "a message of 100 MB was taken")
+    until(asks, "no question comes through the gate after a message of 100 MB", 10)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * IDLE, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    idle = [socket.create_connection(("localhost", 8883)) for _ in range(IDLE)]
+    took = until(asks, f"no question comes through the gate beside {IDLE} idle connections", 10)
+    require(answers(), f"the broker does not answer beside {IDLE} idle connections at the gate")
+    memory = must("systemctl", "show", "--value", "--property=MemoryCurrent", "mqtt-gate").strip()
+    print(f"a question {took:.1f} s after {IDLE} idle connections, {memory} bytes of memory")
+    for connection in idle:
+        connection.close()
+    found = must("systemctl", "show", "--value", "--property=MainPID", "mqtt-gate")
+    require(found == process, "the gate was restarted")
+
+
 def asks() -> bool:
     """Say whether a user's question arrives on the device."""
     with reading(LOCAL, ASK) as seen:
@@ -195,12 +219,12 @@ def asks() -> bool:
     return bool(seen)
 
 
-def start_cloud() -> None:
+def start_cloud(name: str = "broker") -> None:
     """Start a second broker in the place of AWS IoT Core: mutual TLS for devices, and a door for the console."""
     (CA / "cloud.conf").write_text(
         f"user root\npersistence true\npersistence_location {CA}/\nmax_queued_messages 5000\nallow_anonymous true\n"
         "listener 18884 127.0.0.1\nlistener 18883 127.0.0.1\nrequire_certificate true\n"
-        f"cafile {CA}/ca.pem\ncertfile {CA}/broker.pem\nkeyfile {CA}/broker.key\n"
+        f"cafile {CA}/ca.pem\ncertfile {CA}/{name}.pem\nkeyfile {CA}/{name}.key\n"
     )
     must("systemd-run", "--unit=cloud", "mosquitto", "-c", f"{CA}/cloud.conf")
     until(lambda: run("mosquitto_pub", *CLOUD, "-t", "any", "-n").returncode == 0, "the cloud does not start", 10)
@@ -236,8 +260,19 @@ def exchange(prefix: str, slash: str) -> None:
 
 
 def bridge() -> None:
-    """Below the device's name, which nobody else's questions have."""
+    """Below the device's name, which nobody else's questions have; nothing for a cloud that another CA vouches for."""
+    start_cloud("impostor")
+    must("systemctl", "restart", "mosquitto")
+    with reading(CLOUD, "#") as in_cloud:
+        publish(LOCAL, ANSWER, "for the cloud alone")
+        time.sleep(15)
+    require(in_cloud == [], f"a cloud with another CA's certificate saw {in_cloud}")
+    must("systemctl", "stop", "cloud")
     start_cloud()
+    with reading(CLOUD, "#") as in_cloud:
+        must("systemctl", "restart", "mosquitto")
+        until(lambda: arrives(DEVICE), "the bridge does not come up", 60)
+    require(f"{DEVICE}{ANSWER} for the cloud alone" in in_cloud, f"what waited for the cloud is lost: {in_cloud}")
     exchange(DEVICE, "/")
     with reading(CLOUD, "#") as in_cloud:
         must("mosquitto_pub", *LOCAL, "-t", ANSWER, "-s", stdin="x" * 200_000)
@@ -276,4 +311,4 @@ def bare() -> None:
 
 if __name__ == "__main__":
     (stage,) = sys.argv[1:]
-    {each.__name__: each for each in (certificates, loopback, gate, bridge, cut, bare)}[stage]()
+    {each.__name__: each for each in (certificates, loopback, gate, flood, bridge, cut, bare)}[stage]()
