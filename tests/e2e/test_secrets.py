@@ -1,0 +1,220 @@
+"""Everything that is run says all that it can; no secret is in what it says, and none lies open on a device.
+
+The inventory's secrets are in a vault, as in inventory/example; identities are in the store, as card.yml makes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import PROJECT, Fleet, Run
+from tests.e2e.test_first_boot import PASSWORD, SEEDED, WIFI
+from tests.e2e.test_reimage import REIMAGE, Farm, step
+
+# Each is given to what it is for, and looked for everywhere.
+WORDS = {
+    "vault_become_password": PASSWORD,
+    "vault_card_wifi_password": WIFI["card_wifi_password"],
+    "vault_mqtt_broker_till": "till keeps this for herself",
+    "vault_greeting": "this greeting is for the Lambda alone",
+    "vault_variable": "this variable is for the Lambda alone",
+}
+# Where a device has to have one, and who may read it there: what the path begins with, and its mode.
+KEPT = {
+    "vault_card_wifi_password": {},
+    "vault_mqtt_broker_till": {},
+    "vault_become_password": {},
+    "vault_greeting": {"/etc/pi-fleet/private/localcore.json": 0o600},
+    "vault_variable": {"/etc/pi-fleet/lambda/echo.env": 0o600, "/etc/pi-fleet/group.json": 0o640},
+    "vault_mqtt_broker_key": {"/etc/pi-fleet/mqtt_broker/gate/key.pem": 0o640},
+    "vault_bridge_key": {"/etc/pi-fleet/mqtt_broker/bridge/key.pem": 0o640},
+    "host key": {"/etc/ssh/ssh_host_ed25519_key": 0o600},
+}
+# The journal last: what came before it is in it.
+SEARCH = """
+import json, os, stat, subprocess
+from pathlib import Path
+found = {}
+needles = {name: word.encode() for name, word in WORDS.items()}
+for parent, folders, files in os.walk("/"):
+    if parent == "/":
+        folders[:] = [name for name in folders if name not in ("proc", "sys", "dev")]
+    for name in files:
+        path = Path(parent, name)
+        if not path.is_file() or path.is_symlink():
+            continue
+        content = path.read_bytes()
+        for secret, needle in needles.items():
+            if needle in content:
+                found.setdefault(secret, {})[str(path)] = stat.S_IMODE(path.stat().st_mode)
+journal = subprocess.run(["journalctl", "--output=export"], capture_output=True, check=True).stdout
+for secret, needle in needles.items():
+    if needle in journal:
+        found.setdefault(secret, {})["the journal"] = 0
+print(json.dumps([found, len(journal)]))
+"""
+
+
+class Vault(Farm):
+    """A farm whose inventory has secrets, all of them in a vault; what is run is run with all that it can say."""
+
+    def make(self) -> None:
+        super().make()
+        self.said: list[str] = []
+        self.fleet = Fleet(self.fleet.inventory, extra=[*self.fleet.extra, "-vvv", "--diff"])
+        keys = {name: self.certificate(name) for name in ("broker", "bridge")}
+        self.words = {
+            **WORDS,
+            # A line from amid the text: it is the same however the text is quoted.
+            **{f"vault_{name}_key": key.read_text().splitlines()[7] for name, (key, _) in keys.items()},
+        }
+        self.words["vault_mqtt_broker_key"] = self.words.pop("vault_broker_key")
+        path = self.inventory / "hosts.yml"
+        devices = yaml.safe_load(path.read_text())["devices"]
+        certificate = keys["broker"][1].read_text()
+        devices["vars"] |= {
+            "ansible_become_password": "{{ vault_become_password }}",
+            "card_wifi_password": "{{ vault_card_wifi_password }}",
+            "mqtt_broker_listen": "0.0.0.0",
+            "mqtt_broker_certificate": certificate,
+            "mqtt_broker_key": "{{ vault_mqtt_broker_key }}",
+            "mqtt_broker_users": [{"name": "till", "password": "{{ vault_mqtt_broker_till }}"}],
+            "mqtt_broker_bridge": {
+                "endpoint": "localhost",
+                "certificate": keys["bridge"][1].read_text(),
+                "key": "{{ vault_bridge_key }}",
+                "ca": certificate,
+            },
+            "local_core_lambdas": [
+                {
+                    "name": "echo",
+                    "src": str(PROJECT / "tests" / "lambdas" / "echo"),
+                    "handler": "echo.function_handler",
+                    "secrets": ["greeting"],
+                    "variables": {"GREETING": "{{ vault_variable }}"},
+                }
+            ],
+            "local_core_subscriptions": [
+                {"source": "cloud", "subject": "echo/+/request", "target": "echo"},
+                {"source": "echo", "subject": "echo/answer", "target": "cloud"},
+            ],
+            "local_core_secrets": {"greeting": {"SecretString": "{{ vault_greeting }}"}},
+        }
+        path.write_text(yaml.safe_dump({"devices": devices}))
+        secrets = {
+            **WORDS,
+            "vault_mqtt_broker_key": keys["broker"][0].read_text(),
+            "vault_bridge_key": keys["bridge"][0].read_text(),
+        }
+        vault = self.inventory / "group_vars" / "devices" / "vault.yml"
+        vault.parent.mkdir(parents=True)
+        encrypt = ["ansible-vault", "encrypt", "--vault-password-file", str(self.vault), "--output", str(vault)]
+        subprocess.run(encrypt, input=yaml.safe_dump(secrets), text=True, check=True, capture_output=True)
+
+    def certificate(self, name: str) -> tuple[Path, Path]:
+        """Make a key and a certificate that signs itself."""
+        key, certificate = self.folder / f"{name}.key", self.folder / f"{name}.pem"
+        argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+        argv += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(argv, check=True, capture_output=True)
+        return key, certificate
+
+    def play(self, playbook: str, *arguments: str) -> Run:
+        """Run a playbook, keep what it says, and require that it succeeds."""
+        run = self.fleet.playbook(playbook, *arguments)
+        self.said.append(run.output)
+        assert run.code == 0, run.output[-6000:]
+        return run
+
+    def fail(self, playbook: str, *arguments: str) -> None:
+        """Run a playbook that cannot succeed, and keep what it says."""
+        run = self.fleet.playbook(playbook, *arguments)
+        self.said.append(run.output)
+        assert run.code != 0, run.output[-6000:]
+
+    def secrets(self, name: str) -> Mapping[str, str]:
+        """Return all secrets that concern a device."""
+        return {**self.words, "host key": self.private_keys()[name]}
+
+
+@pytest.fixture(scope="module")
+def vault() -> Vault:
+    """Two devices whose whole life was run with -vvv and --diff."""
+    vault = Vault(Path(os.environ["E2E_DIRECTORY"]))
+    vault.make()
+    vault.flash()
+    vault.play("playbooks/site.yml", "--check")
+    vault.play("playbooks/site.yml")
+    vault.play("playbooks/site.yml", "-e", "full=true")
+    # Other secrets, so that --diff has something to show of what is there; and back.
+    vault.play("playbooks/site.yml", "-e", json.dumps({"mqtt_broker_users": [{"name": "till", "password": "another"}]}))
+    vault.play(
+        "playbooks/site.yml", "-e", json.dumps({"local_core_secrets": {"greeting": {"SecretString": "another"}}})
+    )
+    vault.play("playbooks/site.yml")
+    vault.play("playbooks/verify.yml", "-e", f"verify_report_path={vault.folder}/verified")
+    vault.play("playbooks/drift.yml", "-e", f"drift_report_path={vault.folder}/drift")
+    vault.play("playbooks/classify.yml")
+    vault.play("playbooks/collect.yml")
+    vault.play(REIMAGE, *step("before"))
+    # What fails says more than what does not.
+    vault.fail("playbooks/site.yml", "-e", "mqtt_broker_certificate=none")
+    vault.fail("playbooks/site.yml", "-e", "ansible_become_password=wrong")
+    vault.fail("playbooks/site.yml", "-e", json.dumps({"local_core_secrets": {"greeting": {"SecretNothing": "x"}}}))
+    vault.fail("playbooks/card.yml", "-e", "card_wifi_country=nowhere")
+    return vault
+
+
+def written(word: str) -> Iterator[bytes]:
+    """Yield a secret as it is, and as base64 has it at each of three places."""
+    yield word.encode()
+    for shift in range(3):
+        coded = base64.b64encode(b"\0" * shift + word.encode())
+        yield coded[4 if shift else 0 : -4]
+
+
+def test_nothing_that_was_said_has_a_secret_in_it(vault: Vault) -> None:
+    said = "\n".join(vault.said).encode()
+    print(f"{len(vault.said)} runs said {len(said)} bytes")
+    assert len(said) > 1_000_000
+    for name in SEEDED:
+        found = [secret for secret, word in vault.secrets(name).items() for form in written(word) if form in said]
+        assert found == []
+
+
+def test_nothing_on_the_control_node_has_a_secret_but_what_is_encrypted(vault: Vault) -> None:
+    """But for what the test itself wrote in the place of a user: cards, passwords, keys."""
+    own = {vault.vault, vault.folder / "password", *vault.folder.glob("*.key")}
+    paths = [path for path in vault.folder.rglob("*") if path.is_file() and path not in own]
+    paths = [path for path in paths if not path.is_relative_to(vault.folder / "cards")]
+    looked = {path: path.read_bytes() for path in paths}
+    print(f"{len(looked)} files")
+    assert {"vault.yml", "pi-trixie.yml", "index.html", "pi-trixie.json"} <= {path.name for path in looked}
+    for name in SEEDED:
+        words = vault.secrets(name)
+        assert [
+            (str(path), secret)
+            for path, content in looked.items()
+            for secret, word in words.items()
+            if any(form in content for form in written(word))
+        ] == []
+    keys = [path for path, content in looked.items() if b"PRIVATE KEY" in content]
+    assert {path.stat().st_mode & 0o777 for path in keys} <= {0o600}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_a_device_has_its_secrets_where_they_are_used_and_nowhere_else(vault: Vault, name: str) -> None:
+    words = vault.secrets(name)
+    assert words.keys() == KEPT.keys()
+    found, journal = vault.python(name, f"import json\nWORDS = {dict(words)!r}\n{SEARCH}")
+    print(f"{name}: {journal} bytes of journal; {found}")
+    assert journal > 10_000
+    assert found == {secret: places for secret, places in KEPT.items() if places}
