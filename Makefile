@@ -96,6 +96,10 @@ fuzz: .venv/installed ## look for input on which a reader fails or hangs, SECOND
 SECONDS ?= 600
 TARGET ?= params archive group picture context ipc
 
+.PHONY: sbom
+sbom: .venv/installed ## write what control node and devices consist of as CycloneDX, into dist/sbom (INVENTORY=inventory/my-fleet)
+	@tools/sbom.py $(if $(INVENTORY),--inventory $(INVENTORY))
+
 .PHONY: mutants
 mutants: tools model ## remove one task at a time and ask whether the tests notice: hours (ROLE=name for one role)
 	@tools/mutants.py $(if $(ROLE),--role $(ROLE))

@@ -1,0 +1,47 @@
+#!/usr/bin/python3
+"""Print as JSON what a device consists of: its system, Debian's packages, wheels, and releases. Runs on the device."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+FIELDS = "${db:Status-Abbrev}\t${Package}\t${Version}\t${Architecture}\n"
+STORES = Path("/opt/pi-fleet")
+
+
+def packages() -> list[list[str]]:
+    """Return name, version and architecture of each package that is installed."""
+    argv = ["dpkg-query", "--show", f"--showformat={FIELDS}"]
+    lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line.split("\t")[1:] for line in lines if line.startswith("ii")]
+
+
+def wheels() -> list[list[str]]:
+    """Return name and version of each distribution in a virtual environment of pi-fleet."""
+    folders = sorted(STORES.rglob("site-packages/*.dist-info"))
+    return [list(folder.name.removesuffix(".dist-info").rpartition("-")[::2]) for folder in folders]
+
+
+def releases() -> list[list[str]]:
+    """Return path below /opt/pi-fleet and release of all that was dropped; a release is named by its content."""
+    links = sorted(link for link in STORES.rglob("current") if link.is_symlink())
+    return [[str(link.parent.relative_to(STORES)), link.resolve().name] for link in links]
+
+
+def main() -> None:
+    """Entry point."""
+    system = dict(re.findall(r'^(\w+)="?([^"\n]*)', Path("/etc/os-release").read_text(), re.MULTILINE))
+    found = {
+        "system": [system["ID"], system["VERSION_ID"], system["VERSION_CODENAME"]],
+        "packages": packages(),
+        "wheels": wheels(),
+        "releases": releases(),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
