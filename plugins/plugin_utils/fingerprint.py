@@ -2,8 +2,8 @@
 """What a role is given, as one hash: its code, its options' values, and the files of the control node that these name.
 
 A role's vars/main.yml says beside its other data: __ROLE_manages, what it manages on a device; __ROLE_inputs, files and
-folders of the control node that it reads; __ROLE_reads, roles whose inputs are its own too; __ROLE_packages, what it
-installs from Debian.
+folders of the control node that it reads; __ROLE_reads, roles whose inputs are its own too; __ROLE_packages and
+__ROLE_further_packages, what it installs from Debian.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 ROLES = PROJECT / "roles"
 # What roles' tasks are made of. Which role takes which module is not told apart: a change of any is one for all.
 PLUGINS = ("plugins/action", "plugins/modules", "plugins/module_utils", "plugins/plugin_utils", "plugins/filter")
+# What a run learns on its way, and is known at its end alone: its own inputs are read by __ROLE_reads.
+FACTS = ("local_core_group",)
 # A role's own words on itself change nothing on a device.
 PROSE = ("README.md",)
 
@@ -41,7 +43,7 @@ class Roles:
         # Settings and topics carry the device's name.
         digest = hashlib.sha256(f"{self.variables.get('inventory_hostname')}\n".encode())
         for name in [role, *self._of(role, "reads")]:
-            options = self._evaluated(name, self._options(name))
+            options = self._evaluated(name, self._options(name), unknown=FACTS)
             # Not where they are: the built collection has files of its own elsewhere, the same ones.
             inputs = [content(str(path)) for path in self._of(name, "inputs")]
             given = json.dumps([code(name), options, inputs], sort_keys=True, default=str)
@@ -66,10 +68,10 @@ class Roles:
         specs = self._file(role, "meta", "argument_specs.yml")
         return list(specs["argument_specs"]["main"]["options"])
 
-    def _evaluated(self, role: str, names: list[str]) -> dict[str, Any]:
+    def _evaluated(self, role: str, names: list[str], unknown: Collection[str] = ()) -> dict[str, Any]:
         known = {
             **self._file(role, "defaults"),
-            **self.variables,
+            **{name: value for name, value in self.variables.items() if name not in unknown},
             **self._file(role, "vars"),
             "role_path": str(ROLES / role),
         }

@@ -70,6 +70,11 @@ def test_a_fingerprint_stays_as_long_as_nothing_changes(tmp_path: Path) -> None:
     assert prints(tmp_path) == prints(tmp_path)
 
 
+def test_what_a_run_learned_on_its_way_changes_nothing(tmp_path: Path) -> None:
+    group = {"requests": ["echo/+/request"], "responses": ["echo/answer"], "functions": ["echo"], "connectors": []}
+    assert prints(tmp_path, local_core_group=group) == prints(tmp_path)
+
+
 def test_another_name_of_the_device_changes_all(defaults: dict[str, str]) -> None:
     assert changed(defaults, prints(Path("/nowhere"), inventory_hostname="bar")) == set(NAMES)
 
