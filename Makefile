@@ -97,8 +97,8 @@ SECONDS ?= 600
 TARGET ?= params archive group picture context ipc
 
 .PHONY: sbom
-sbom: .venv/installed ## write what control node and devices consist of as CycloneDX, into dist/sbom (INVENTORY=inventory/my-fleet)
-	@tools/sbom.py $(if $(INVENTORY),--inventory $(INVENTORY))
+sbom: .venv/installed ## write what control node and devices consist of as CycloneDX, into dist/sbom (ARGS="-i inventory/my-fleet --ask-vault-pass")
+	@tools/sbom.py $(ARGS)
 
 .PHONY: mutants
 mutants: tools model ## remove one task at a time and ask whether the tests notice: hours (ROLE=name for one role)

@@ -14,7 +14,10 @@ for engine in podman docker; do
 done
 # Virtual Pis with a kernel of their own.
 for supply in .cache/*/machines/*/supply .cache/molecule/*/machines/*/supply; do
-  [ ! -e "$supply" ] || kill -KILL -- "-$(cat "$supply")" || true
+  [ -e "$supply" ] || continue
+  # After a reboot of this host, the number may be somebody else's.
+  [ "$(readlink "/proc/$(cat "$supply")/cwd")" != "$(realpath "$(dirname "$supply")")" ] ||
+    kill -KILL -- "-$(cat "$supply")" || true
 done
 for handler in /proc/sys/fs/binfmt_misc/pi-fleet-*; do
   [ ! -e "$handler" ] || echo -1 >"$handler"

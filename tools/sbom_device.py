@@ -8,7 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
-FIELDS = "${db:Status-Abbrev}\t${Package}\t${Version}\t${Architecture}\n"
+FIELDS = "${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n"
 STORES = Path("/opt/pi-fleet")
 
 
@@ -16,7 +16,8 @@ def packages() -> list[list[str]]:
     """Return name, version and architecture of each package that is installed."""
     argv = ["dpkg-query", "--show", f"--showformat={FIELDS}"]
     lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line.split("\t")[1:] for line in lines if line.startswith("ii")]
+    rows = [line.split("\t") for line in lines]
+    return [row[1:] for row in rows if row[0] == "installed"]
 
 
 def wheels() -> list[list[str]]:

@@ -63,7 +63,7 @@ class ActionModule(ActionBase):
         ]
         if problems:
             return {"failed": True, "msg": " ".join(problems)}
-        functions, connectors = describe_functions(group), describe_connectors(group)
+        functions, connectors = describe_functions(group, given["functions"]), describe_connectors(group)
         readers = {name: each["unit"] for name, each in functions.items()}
         readers |= {each["function"]: each["unit"] for each in connectors.values()}
         return {

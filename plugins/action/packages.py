@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import Roles
 
@@ -15,6 +16,11 @@ APT = {
     "cache_valid_time": 86400,
     "lock_timeout": 300,
 }
+# Nobody is there to answer: settings of the user's own stay as they are.
+FINISH = (
+    'test -z "$(dpkg --audit)" || DEBIAN_FRONTEND=noninteractive '
+    "dpkg --force-confdef --force-confold --configure --pending"
+)
 RELEASE = {"gather_subset": ["!all", "!min", "distribution_release"], "filter": ["ansible_distribution_release"]}
 
 
@@ -38,17 +44,24 @@ class ActionModule(ActionBase):
             if isinstance(packages, dict):
                 if "release" not in found:
                     found["release"] = self._release(variables)
+                if found["release"] not in packages:
+                    raise AnsibleActionFail(
+                        f"Role {role} knows no packages for the release '{found['release']}', only for"
+                        f" {' and '.join(packages)}: write the card with one of these."
+                    )
                 packages = packages[found["release"]]
             wanted.update(packages)
         installed = set(found.get("packages", []))
         if wanted <= installed:
             return {"changed": False}
-        finished = not installed and self._finish()
+        finished = not installed and self._finish(variables)
         result: dict[str, Any] = self._execute_module(
             module_name="ansible.builtin.apt", module_args={"name": sorted(wanted), **APT}, task_vars=variables
         )
         if result.get("failed"):
-            return result
+            roles = ", ".join(arguments["roles"])
+            asked = f"Asked for were the packages of {roles}, and what local_core_packages of the inventory adds."
+            return {**result, "msg": f"{result.get('msg', 'apt failed')} ({asked})"}
         found["packages"] = sorted(installed | wanted)
         return {
             **result,
@@ -60,10 +73,15 @@ class ActionModule(ActionBase):
         answer = self._execute_module(
             module_name="ansible.builtin.setup", module_args=dict(RELEASE), task_vars=variables
         )
-        return str(answer["ansible_facts"]["ansible_distribution_release"])
+        return str(answer.get("ansible_facts", {}).get("ansible_distribution_release", ""))
 
-    def _finish(self) -> bool:
+    def _finish(self, variables: dict[str, Any]) -> bool:
         """Configure what was only unpacked; apt brings what that may lack. Say whether there was any."""
         if self._task.check_mode:
             return False
-        return bool(self._low_level_execute_command("dpkg --configure --pending")["stdout"].strip())
+        answer = self._execute_module(
+            module_name="ansible.builtin.command",
+            module_args={"_raw_params": FINISH, "_uses_shell": True},
+            task_vars=variables,
+        )
+        return bool(answer.get("stdout"))

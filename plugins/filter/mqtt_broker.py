@@ -37,6 +37,8 @@ OF_LISTENERS = re.compile(
     r"protocol|psk_file|psk_hint|require_certificate|socket_domain|tls_\w+|use_identity_as_username|"
     r"use_subject_as_username|use_username_as_clientid|websockets_\w+"
 )
+# Where mosquitto may write, by what names a place for it.
+WRITES = {"log_dest": "/var/log/mosquitto", "persistence_location": "/var/lib/mosquitto", "pid_file": "/run/mosquitto"}
 VENDORS_FILE = "/etc/mosquitto/mosquitto.conf"
 OWN_FOLDER = "/etc/mosquitto/conf.d"
 
@@ -82,10 +84,27 @@ def mqtt_broker_conflicts(lines: Iterable[str]) -> list[str]:
         for path, words in settings
         if OF_LISTENERS.fullmatch(words[0])
     ]
+    problems += [
+        f"{path} is for {words[2]} alone (mode {words[1]}), and mosquitto runs as a user of its own from its start: "
+        f"'chgrp mosquitto {path} && chmod 640 {path}'."
+        for path, words in settings
+        if words[0] == "mode" and not _is_readable(*words[1:4])
+    ]
+    problems += [
+        f"{path} has mosquitto write to {words[-1]}, and it may write to {WRITES[words[0]]} alone: name a place there."
+        for path, words in settings
+        if words[0] in WRITES and words[-1].startswith("/") and not f"{words[-1]}/".startswith(f"{WRITES[words[0]]}/")
+    ]
     vendors = [words for path, words in settings if path == VENDORS_FILE]
     if vendors and ["include_dir", OWN_FOLDER] not in vendors:
         problems.append(f"{VENDORS_FILE} does not read {OWN_FOLDER}: put 'include_dir {OWN_FOLDER}' at its end.")
     return problems
+
+
+def _is_readable(mode: str, user: str, group: str) -> bool:
+    """Say whether mosquitto may read a file of this mode (640) and these owners."""
+    bits = int(mode, 8)
+    return bool(bits & 0o004 or (group == "mosquitto" and bits & 0o040) or (user == "mosquitto" and bits & 0o400))
 
 
 def mqtt_broker_remote_prefix(topic: str, prefix: str) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
+
 if TYPE_CHECKING:
     from localcore.group import Connector, Function, Group
 
@@ -278,9 +280,13 @@ def _check_sources(name: str, folder: Path, handler: str) -> list[str]:
     return []
 
 
-def describe_functions(group: Group) -> dict[str, dict[str, Any]]:
-    """Return, for each function by its name, what its unit needs."""
-    return {function.name: _describe(group, function) for function in group.functions}
+def describe_functions(group: Group, functions: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return, for each function by its name, what its unit needs; V1's definitions know nothing of a network."""
+    network = {each["name"]: boolean(each.get("network") or False) for each in functions}
+    return {
+        function.name: {**_describe(group, function), "network": network.get(function.name, False)}
+        for function in group.functions
+    }
 
 
 def _describe(group: Group, function: Function) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Manages
 
 PATH = "/var/lib/pi-fleet/state.json"
-FORMAT = 1
+FORMAT = 2
 THERE = "there"
 """What differs of an entry that only one of two observations has."""
 

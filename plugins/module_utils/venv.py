@@ -50,7 +50,7 @@ class Venv:
         configuration = self.path / "pyvenv.cfg"
         if not configuration.is_file() or not self.python.exists() or self.site_packages is None:
             return False
-        # python3 -m venv writes pyvenv.cfg first and these last.
+        # python3 -m venv writes these last.
         scripts = [self.path / "bin" / name for name in ("activate", "activate.csh", "activate.fish", "Activate.ps1")]
         version = self.python.resolve().name
         return (
@@ -95,7 +95,9 @@ class Venv:
 
     def install(self, run: Runner, name: str, version: str, wheels: Path) -> None:
         """Install a wheel from a folder of wheels, without its dependencies and without a network."""
-        pip = max(Path(PIP).parent.glob(Path(PIP).name), default=Path(PIP))
+        pip = max(Path(PIP).parent.glob(Path(PIP).name), default=None)
+        if pip is None:
+            raise VenvError(f"There is no {PIP} to install {name} with; is python3-venv installed?")
         arguments = [str(self.python), str(pip / "pip"), "install", "--quiet", "--disable-pip-version-check"]
         arguments += ["--no-index", "--no-deps", "--force-reinstall", f"--find-links={wheels}", f"{name}=={version}"]
         code, _, errors = run(arguments)

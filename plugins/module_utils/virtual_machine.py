@@ -77,6 +77,8 @@ class Card:
         """Make what is not there yet; say whether anything was made."""
         if self.folder.exists():
             return False
+        if os.geteuid() != 0:
+            raise VirtualPiError("Root alone can write the disk of a machine, with files of all owners: run as root.")
         self.image.build(engine, scratch)
         self.cache.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix="making-", dir=self.cache))
@@ -148,6 +150,8 @@ class Machine:
     def start(self) -> None:
         """Give it power, for as long as it is there."""
         board = BOARDS[self.card.image.architecture]
+        if shutil.which(board.command[0]) is None:
+            raise VirtualPiError(f"{board.command[0]} is not installed here; run 'tools/host.sh --machines'.")
         drives = [
             "file=root.qcow2,if=none,id=root,format=qcow2,cache=writeback",
             "file=boot.img,if=none,id=boot,format=raw,cache=writeback",
@@ -179,15 +183,16 @@ class Machine:
 
 def has_power(folder: Path) -> bool:
     """Say whether the machine in a folder has power."""
-    with suppress(FileNotFoundError, ProcessLookupError, ValueError):
-        os.kill(int((folder / "supply").read_text()), 0)
-        return True
+    with suppress(OSError, ValueError):
+        # After a reboot of this host, the number may be somebody else's.
+        return Path(f"/proc/{int((folder / 'supply').read_text())}/cwd").readlink() == folder.resolve()
     return False
 
 
 def remove(folder: Path) -> None:
     """Cut a machine's power for good, and remove it."""
     (folder / "off").touch()
-    with suppress(FileNotFoundError, ProcessLookupError, ValueError):
-        os.killpg(int((folder / "supply").read_text()), signal.SIGKILL)
+    if has_power(folder):
+        with suppress(ProcessLookupError):
+            os.killpg(int((folder / "supply").read_text()), signal.SIGKILL)
     shutil.rmtree(folder)

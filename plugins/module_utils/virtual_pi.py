@@ -113,7 +113,8 @@ def run(argv: Sequence[str], stdin: str | None = None, env: dict[str, str] | Non
             list(argv), input=stdin, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
         )
     except FileNotFoundError:
-        raise VirtualPiError(f"{argv[0]} is not installed here; run 'make tools'.") from None
+        hint = "run 'make tools', and for machines with a kernel of their own 'tools/host.sh --machines'"
+        raise VirtualPiError(f"{argv[0]} is not installed here; {hint}.") from None
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
         # As apt marks them, and mmdebstrap: what it says first is why.

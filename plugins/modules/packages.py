@@ -23,8 +23,8 @@ author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
   check_mode:
-    description: Says whether apt would install any.
-    support: full
+    description: Says whether apt would install any; that some are half-installed is not foreseen.
+    support: partial
   diff_mode:
     description: Shows what apt says.
     support: full

@@ -104,8 +104,8 @@ EXAMPLES = r"""
     recipe: "{{ role_path }}/files/image"
     files: "{{ role_path }}/files/machine"
     power: "{{ role_path }}/files/power.sh"
-    directory: .cache/try-out/machines
-    cards: .cache/cards
+    directory: "{{ playbook_dir }}/machines"
+    cards: "{{ playbook_dir }}/cards"
     instances:
       - name: pi-bookworm
         release: bookworm

@@ -270,7 +270,7 @@ def test_what_is_not_managed_stays_silent(pi: Pi, change: Callable[[Pi], object]
         lambda text: "[]",
         lambda text: text[: len(text) // 2],
         lambda text: text.replace("0644", "0666", 1),
-        lambda text: json.dumps({**json.loads(text), "format": 2}),
+        lambda text: json.dumps({**json.loads(text), "format": 1}),
     ],
 )
 def test_with_a_record_that_is_damaged_all_roles_run(pi: Pi, damage: Callable[[str], str]) -> None:

@@ -108,6 +108,20 @@ def test_the_articles_group_is_one_that_the_local_core_serves() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "network"),
+    [
+        ({}, False),
+        ({"network": None}, False),
+        ({"network": "false"}, False),
+        ({"network": "yes"}, True),
+        ({"network": True}, True),
+    ],
+)
+def test_a_function_may_speak_to_others_only_if_that_is_said(given: dict[str, Any], network: bool) -> None:
+    assert unit(compose(function(**given)))["network"] is network
+
+
 def test_the_classifiers_unit_gets_what_it_needs() -> None:
     result = compose(CLASSIFIER, connectors=[INFERENCE], subscriptions=SUBSCRIPTIONS)
     assert unit(result, "beverage_classifier") == {
@@ -124,6 +138,7 @@ def test_the_classifiers_unit_gets_what_it_needs() -> None:
         "memory_kib": 131072,
         "isolated": True,
         "access_sysfs": False,
+        "network": False,
         "binds": {"ro": [], "rw": [f"{FIELD_DATA}:/raw_field_data"]},
         "devices": [*CAMERA_DEVICES, "/dev/vchiq rw"],
         "environment": {

@@ -239,6 +239,34 @@ def test_settings_of_who_may_use_the_broker_are_refused_and_not_quoted(setting: 
     assert "secret" not in problem
 
 
+@pytest.mark.parametrize("owners", ["644 root root", "640 root mosquitto", "600 mosquitto root", "444 root root"])
+def test_what_mosquitto_can_read_is_fine(owners: str) -> None:
+    assert mqtt_broker_conflicts([*VENDORS, f"{MINE}:mode {owners}"]) == []
+
+
+@pytest.mark.parametrize("owners", ["600 root root", "640 root adm", "660 root root", "600 root mosquitto"])
+def test_what_mosquitto_cannot_read_is_refused(owners: str) -> None:
+    (problem,) = mqtt_broker_conflicts([*VENDORS, f"{MINE}:mode {owners}"])
+    assert problem.startswith(f"{MINE} is for root alone (mode {owners[:3]}), and mosquitto runs as a user of its own")
+    assert problem.endswith(f"'chgrp mosquitto {MINE} && chmod 640 {MINE}'.")
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("log_dest file /data/mosquitto.log", "/var/log/mosquitto"),
+        ("persistence_location /data/", "/var/lib/mosquitto"),
+        ("persistence_location /var/lib/mosquitto-other/", "/var/lib/mosquitto"),
+        ("pid_file /data/pid", "/run/mosquitto"),
+    ],
+)
+def test_places_that_mosquitto_may_not_write_to_are_refused(setting: str, place: str) -> None:
+    (problem,) = mqtt_broker_conflicts([*VENDORS, f"{MINE}:{setting}"])
+    assert f"has mosquitto write to {setting.split()[-1]}, and it may write to {place} alone" in problem
+    fine = [f"{MINE}:{setting.rpartition(' ')[0]} {place}/mine", f"{MINE}:log_dest syslog", f"{MINE}:pid_file {place}"]
+    assert mqtt_broker_conflicts([*VENDORS, *fine[:2]]) == []
+
+
 def test_a_vendors_file_that_reads_no_others_is_refused() -> None:
     (problem,) = mqtt_broker_conflicts(VENDORS[:2])
     assert problem == (

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from ansible_collections.edge.pi_fleet.plugins.action import packages
 from fake_action import make
 
 CHANGED = {"changed": True}
 
 
-def action(*roles: str, module: list[dict[str, Any]], words: str | None = None) -> Any:
-    reply = None if words is None else {"rc": 0, "stdout": words, "stderr": ""}
-    return make(packages.ActionModule, {"roles": list(roles)}, reply, module)
+def action(*roles: str, module: list[dict[str, Any]]) -> Any:
+    return make(packages.ActionModule, {"roles": list(roles)}, None, module)
 
 
 def seen(*names: str, release: str = "trixie") -> dict[str, Any]:
@@ -53,17 +53,28 @@ def test_a_role_may_need_others_on_another_release(release: str, calls: int) -> 
 
 def test_a_device_of_which_nothing_is_known_is_asked_for_its_release() -> None:
     release = {"ansible_facts": {"ansible_distribution_release": "trixie"}}
-    plugin = action("image_classifier", module=[release, CHANGED], words="")
+    plugin = action("image_classifier", module=[release, {"stdout": ""}, CHANGED])
     result = plugin.run(task_vars={})
-    assert [module for module, _ in asked(plugin)] == ["ansible.builtin.setup", "ansible.builtin.apt"]
+    assert [module for module, _ in asked(plugin)] == [
+        "ansible.builtin.setup",
+        "ansible.builtin.command",
+        "ansible.builtin.apt",
+    ]
     assert result["ansible_facts"]["pi_fleet_preflight"] == {"release": "trixie", "packages": ["python3-onnxruntime"]}
 
 
 @pytest.mark.parametrize(("words", "changed"), [("Setting up rsync (3.4) ...\n", True), ("", False)])
 def test_what_was_left_half_installed_is_finished_first(words: str, changed: bool) -> None:
-    plugin = action("collect", module=[{"changed": False}], words=words)
+    plugin = action("collect", module=[{"stdout": words}, {"changed": False}])
     assert plugin.run(task_vars=seen())["changed"] is changed
-    assert plugin._low_level_execute_command.call_args.args == ("dpkg --configure --pending",)
+    command = asked(plugin)[0][1]["_raw_params"]
+    # Nobody would answer a question, and a user's settings stay.
+    assert "DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --configure --pending" in command
+
+
+def test_a_release_that_a_role_does_not_know_is_refused() -> None:
+    with pytest.raises(AnsibleActionFail, match=r"^Role image_classifier knows no packages for the release 'buster'"):
+        action("image_classifier", module=[]).run(task_vars=seen("perl", release="buster"))
 
 
 def test_a_check_configures_nothing() -> None:
@@ -74,4 +85,7 @@ def test_a_check_configures_nothing() -> None:
 
 def test_what_failed_is_not_remembered() -> None:
     failed = {"failed": True, "msg": "No package matching 'rsync' is available"}
-    assert action("collect", module=[failed]).run(task_vars=seen("perl")) == failed
+    result = action("collect", module=[failed]).run(task_vars=seen("perl"))
+    assert result["failed"] is True
+    assert "ansible_facts" not in result
+    assert result["msg"].startswith("No package matching 'rsync' is available (Asked for were the packages of collect,")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.edge.pi_fleet.plugins.module_utils import venv as venv_module
 from ansible_collections.edge.pi_fleet.plugins.module_utils.venv import (
     Venv,
     VenvError,
@@ -26,6 +27,14 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.venv import (
 from ansible_collections.edge.pi_fleet.plugins.modules import venv as module
 
 FILES = {"greengrasssdk/__init__.py": "from .client import client\n", "greengrasssdk/a, b.py": "# a comma in a name\n"}
+
+
+@pytest.fixture(autouse=True)
+def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Debian's pip, in the place that python3-venv has it."""
+    wheel = write(tmp_path / "python-wheels" / "pip-23.0.1-py3-none-any.whl", "")
+    monkeypatch.setattr(venv_module, "PIP", str(wheel.parent / "pip-*.whl"))
+    return wheel
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +227,12 @@ def test_what_fails_is_told_in_one_sentence(venv: Venv) -> None:
     with pytest.raises(VenvError, match=wanted):
         venv.install(fail, "a", "1", Path("/w"))
     assert last_line("\n \n") == "it said nothing"
+
+
+def test_without_debians_pip_nothing_is_installed(venv: Venv, pip: Path) -> None:
+    pip.unlink()
+    with pytest.raises(VenvError, match=r"^There is no .*pip-\*\.whl to install a with; is python3-venv installed\?$"):
+        venv.install(lambda argv: (0, "", ""), "a", "1", Path("/w"))
 
 
 class Played:
