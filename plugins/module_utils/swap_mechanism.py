@@ -207,6 +207,26 @@ class Mechanism(ABC):
         path = self.device.name(self.swap_file())
         return [Step(f"swapoff {path}", lambda: self.device.command("/sbin/swapoff", path))]
 
+    def new_file(self) -> Path:
+        """Return where a swap file is made, so that one under its own name is always finished."""
+        return self.swap_file().with_name(f"{self.swap_file().name}.pi-fleet-new")
+
+    def remove_steps(self) -> list[Step]:
+        """Return the steps that remove what there is of the swap file."""
+        left = [path for path in (self.swap_file(), self.new_file()) if path.exists()]
+        return [Step(f"remove {path.name}", partial(remove, path)) for path in left]
+
+    def make_steps(self, mib: int) -> list[Step]:
+        """Return the steps that make the swap file in the place of the present one."""
+        path, new = self.swap_file(), self.new_file()
+        return [
+            *self.swapoff_steps(),
+            *self.remove_steps(),
+            Step(f"allocate {new.name}", lambda: self.device.allocate(new, mib * MIB)),
+            Step(f"mkswap {new.name}", lambda: self.device.command("/sbin/mkswap", self.device.name(new))),
+            Step(f"rename {new.name}", lambda: _rename(new, path)),
+        ]
+
 
 def enable(link: Path, unit: str) -> None:
     """Do what `systemctl enable` does, which also works while systemd does not run."""
@@ -220,6 +240,10 @@ class DphysSwapfile(Mechanism):
 
     A size of 0 switches its unit off: with CONF_SWAPSIZE=0 the tool runs mkswap on an empty file, and its
     unit fails at each boot.
+
+    Where the tool makes or removes a file, it writes /etc/fstab anew, in a way that leaves it full of zeros when
+    power is cut within seconds: the device then boots with its card read-only. So the file is made here, and the
+    tool keeps it.
     """
 
     name = "dphys-swapfile"
@@ -308,15 +332,18 @@ class DphysSwapfile(Mechanism):
             )
 
     def activation_steps(self, target: Target) -> list[Step]:
-        """Make a finished file with the tool and have the kernel use it."""
-        path = self.swap_file()
+        """Make a finished file and have the kernel use it; a size that the tool works out is for the tool to make."""
         if target.mib == 0:
-            return [] if self.is_active(target) else [self._call("uninstall")]
-        if not self.stays(target):
-            # The tool keeps a file of the right size, whether mkswap has seen it or not.
-            gone = [Step(f"remove {path.name}", lambda: remove(path))] if path.exists() else []
-            return [*self.swapoff_steps(), *gone, self._call("setup"), self._call("swapon")]
-        return [] if self.active() is not None else [self._call("swapon")]
+            return [] if self.is_active(target) else [*self.swapoff_steps(), *self.remove_steps()]
+        swapon = [] if self.stays(target) and self.active() is not None else [self._call("swapon")]
+        if self.stays(target):
+            return swapon
+        if target.mib:
+            return [*self.make_steps(target.mib), *swapon]
+        fstab = self.device.path("/etc/fstab")
+        written = Step("have /etc/fstab on the card", lambda: sync(fstab) if fstab.exists() else None)
+        # The tool keeps a file of the right size, whether mkswap has seen it or not.
+        return [*self.swapoff_steps(), *self.remove_steps(), self._call("setup"), written, *swapon]
 
     def _call(self, verb: str) -> Step:
         return Step(f"dphys-swapfile {verb}", lambda: self.device.command(self.tool, verb))
@@ -407,7 +434,6 @@ class PlainFile(Mechanism):
     def __init__(self, device: Device) -> None:
         """The unit is ours and enabled for `swap.target`."""
         super().__init__(device, self.unit, "/etc/systemd/system/swap.target.wants/var-swap.swap")
-        self.new = device.path(f"{self.file}.pi-fleet-new")
         self.ours = self.text is not None and self.text.startswith(MANAGED)
 
     def swap_file(self) -> Path:
@@ -460,32 +486,21 @@ class PlainFile(Mechanism):
         return first + self.config_steps(target)
 
     def activation_steps(self, target: Target) -> list[Step]:
-        """Make the file under another name, so that one under its own name is always finished."""
-        path, new = self.swap_file(), self.new
+        """Make the file and have the kernel use it."""
+        path = self.swap_file()
         if not target.mib:
-            return self.swapoff_steps() + self._remove_steps()
+            return self.swapoff_steps() + self.remove_steps()
         if self.is_active(target):
             return []
-        size, name = target.mib * MIB, self.device.name(new)
         steps = []
         stays = self.stays(target)
         if not stays:
-            steps += [
-                *self.swapoff_steps(),
-                *self._remove_steps(),
-                Step(f"allocate {new.name}", lambda: self.device.allocate(new, size)),
-                Step(f"mkswap {new.name}", lambda: self.device.command("/sbin/mkswap", name)),
-                Step(f"rename {new.name}", lambda: _rename(new, path)),
-            ]
+            steps += self.make_steps(target.mib)
         elif stat.S_IMODE(path.stat().st_mode) != 0o600:
             steps.append(Step(f"close {path.name} to other users", lambda: path.chmod(0o600)))
         if self.active() is None or not stays:
             steps.append(Step(f"swapon {self.file}", lambda: self.device.command("/sbin/swapon", self.file)))
         return steps
-
-    def _remove_steps(self) -> list[Step]:
-        left = [path for path in (self.swap_file(), self.new) if path.exists()]
-        return [Step(f"remove {path.name}", partial(remove, path)) for path in left]
 
 
 def _rename(new: Path, path: Path) -> None:

@@ -165,8 +165,12 @@ def test_dphys_swapfile_gets_its_line_and_a_finished_file(tmp_path: Path) -> Non
         "active",
         5 * 1024 - 4,
     )
-    assert "setup" in fake.calls[1]
-    assert fake.calls[0] == "/sbin/swapoff /var/swap"
+    # The tool would write /etc/fstab anew, and lose it where power is cut soon after: it has nothing to make.
+    assert fake.calls == [
+        "/sbin/swapoff /var/swap",
+        "/sbin/mkswap /var/swap.pi-fleet-new",
+        "/sbin/dphys-swapfile swapon",
+    ]
 
 
 def test_rpi_swap_gets_a_drop_in_and_waits_for_a_boot(tmp_path: Path) -> None:
@@ -319,10 +323,13 @@ def test_a_run_killed_between_any_two_steps_is_healed(
 @pytest.mark.parametrize("left", [b"", b"\0" * 100, b"\0" * 5 * MIB])
 def test_a_file_that_the_tool_left_half_made_is_healed(tmp_path: Path, left: bytes) -> None:
     fake = dphys(tmp_path)
+    apply(fake, 5)
+    # As at a boot whose power was cut too.
     fake.kill_in_setup = lambda path: path.write_bytes(left)
+    (tmp_path / "var/swap").unlink()
     with pytest.raises(PowerLossError):
-        apply(fake, 5)
-    fake.kill_in_setup = None
+        fake.run(["/sbin/dphys-swapfile", "setup"])
+    fake.boot()
     assert apply(fake, 5).activation == "active"
 
 
@@ -339,10 +346,10 @@ def test_a_failing_command_is_one_sentence(tmp_path: Path, make: Callable[[Path]
         apply(fake, 5)
 
 
-def test_a_tool_that_makes_another_size_is_found_out(tmp_path: Path) -> None:
+def test_a_file_of_another_size_is_found_out(tmp_path: Path) -> None:
     fake = dphys(tmp_path)
-    real = fake._make
-    fake._make = lambda path, size: real(path, 4)  # type: ignore[method-assign]
+    real = fake._allocate
+    fake._allocate = lambda path, size: real(path, 4 * MIB)  # type: ignore[method-assign]
     with pytest.raises(DeviceError, match="was set to 5 MiB of swap and the kernel has 4092 KiB"):
         apply(fake, 5)
 
@@ -483,6 +490,7 @@ def test_dphys_swapfile_goes_back_to_its_size(tmp_path: Path) -> None:
 def test_dphys_swapfile_goes_back_to_a_computed_size(tmp_path: Path) -> None:
     text = "#CONF_SWAPSIZE=\nCONF_SWAPFILE=/var/swap"
     fake = dphys(tmp_path, text=text)
+    fake.write("/etc/fstab", "/dev/mmcblk0p2 / ext4 defaults 0 1\n")
     apply(fake, 5)
     stands = apply(fake, 5, restore=True)
     assert (stands.wanted_mib, stands.active_kib) == (None, 7 * 1024 - 4)
