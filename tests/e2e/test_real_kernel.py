@@ -118,8 +118,11 @@ def test_a_lambda_reaches_nobody_beyond_and_floods_nothing(fleet: Fleet) -> None
     own, *answers = on(fleet, HOST, BEYOND)
     for answer in answers:
         print(answer)
-        assert answer["reached"] == {f"{own}:22": "PermissionError", "127.0.0.1:22": "connected"}
-        assert answer["bound"] == {"8000": "PermissionError", "8001": "bound"}
+        # A packet that is dropped is an answer that does not come.
+        assert answer["reached"].pop(f"{own}:22") in ("TimeoutError", "PermissionError")
+        assert answer["reached"] == {"127.0.0.1:22": "connected"}
+        assert answer["bound"] == {"8000": answer["bound"]["8000"], "8001": "bound"}
+        assert answer["bound"]["8000"] in ("OSError", "PermissionError")
         assert answer["bred"]["stopped"] == "BlockingIOError"
         assert answer["bred"]["processes"] < TASKS
 

@@ -42,6 +42,7 @@ class Systemd:
         self.units: dict[str, dict[str, str]] = {}
         self.calls: list[tuple[str, list[str]]] = []
         self.stubborn: set[str] = set()
+        self.busy: set[str] = set()
         self.on_stop: Callable[[], None] = lambda: None
 
     def add(self, name: str, active: str = "active", **properties: str) -> None:
@@ -54,6 +55,8 @@ class Systemd:
         return [name for verb, names in self.calls if verb == "start" for name in names]
 
     def run(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
+        patient = argv[0] == "timeout"
+        argv = argv[2:] if patient else argv
         verb = argv[1]
         names = [name for name in argv[2:] if not name.startswith("--")]
         if verb == "show":
@@ -62,6 +65,13 @@ class Systemd:
         if verb == "stop":
             self.on_stop()
         self.calls.append((verb, names))
+        if verb == "kill":
+            assert "--signal=KILL" in argv
+            self.busy -= set(names)
+            return subprocess.CompletedProcess(argv, 0, "", "")
+        if verb == "stop" and self.busy & set(names):
+            assert patient
+            return subprocess.CompletedProcess(argv, 124, "", "")
         for name in names:
             if name not in self.stubborn:
                 self.units[name]["ActiveState"] = "inactive" if verb == "stop" else "active"
@@ -306,6 +316,14 @@ def test_a_guard_killed_while_it_stops_has_recorded_what(world: World) -> None:
     world.look(SIZE)  # it runs still, so nothing is left to be done
     assert world.systemd.calls == []
     assert not world.state.exists()
+
+
+def test_a_unit_that_takes_its_time_is_killed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.service(10, "busy.service", UID)
+    world.systemd.busy.add("busy.service")
+    world.look(0)
+    assert [verb for verb, _ in world.systemd.calls] == ["stop", "kill", "stop"]
+    assert "<4>Stopped busy.service: 0 MiB are free" in capsys.readouterr().out
 
 
 def test_a_unit_that_does_not_stop_is_reported(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,9 @@ OWNER, GROUP = "ggc_user", "ggc_group"
 STATE = "low.json"
 # Started again only that much above the limit, or services would stop and start by turns.
 MARGIN = 0.10
+# Seconds that they have to end by themselves, and what timeout(1) exits with after them.
+PATIENCE = 20
+TIMED_OUT = 124
 UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3}
 # Without them a device cannot be reached, mended or shut down. Whoever writes from within is named instead.
 NEVER_STOPPED = (
@@ -362,7 +365,11 @@ class Guard:
             say(WARNING, f"No service writes field data, yet {space}; collect field data or free space.")
 
     def _stop(self, names: list[str], space: str) -> None:
-        stopped = self.run(["systemctl", "stop", *names])
+        stopped = self.run(["timeout", str(PATIENCE), "systemctl", "stop", *names])
+        if stopped.returncode == TIMED_OUT:
+            # Who goes on for longer, in what it calls its last event, may go on writing.
+            self.run(["systemctl", "kill", "--signal=KILL", *names])
+            stopped = self.run(["systemctl", "stop", *names])
         still_active = {unit.name for unit in self._show(*names) if unit.active}
         for name in names:
             if name in still_active:
