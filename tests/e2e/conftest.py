@@ -82,8 +82,9 @@ class Fleet:
     def hosts(self) -> dict[str, dict[str, Any]]:
         """Return the devices' variables by name."""
         inventories = [f"--inventory={Path(source).resolve()}" for source in self.inventory.split(",")]
+        vault = [word for word in self.extra if word.startswith("--vault-password-file=")]
         listed = subprocess.run(
-            ["ansible-inventory", *inventories, "--list"],
+            ["ansible-inventory", *inventories, *vault, "--list"],
             cwd=self.project,
             env=self.environment(),
             stdout=subprocess.PIPE,

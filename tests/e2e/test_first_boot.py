@@ -47,7 +47,7 @@ class Site:
         self.inventory = folder / "inventory"
         self.key = folder / "id_ed25519"
         self.vault = folder / "vault-password"
-        extra = ["--vault-password-file", str(self.vault), "-e", f"virtual_pi_fleet={FLEET}"]
+        extra = [f"--vault-password-file={self.vault}", "-e", f"virtual_pi_fleet={FLEET}"]
         extra += ["-e", f"virtual_pi_directory={folder}"]
         self.fleet = Fleet(str(self.inventory), extra=extra)
 
