@@ -335,15 +335,15 @@ class DphysSwapfile(Mechanism):
         """Make a finished file and have the kernel use it; a size that the tool works out is for the tool to make."""
         if target.mib == 0:
             return [] if self.is_active(target) else [*self.swapoff_steps(), *self.remove_steps()]
-        swapon = [] if self.stays(target) and self.active() is not None else [self._call("swapon")]
+        swapon = self._call("swapon")
         if self.stays(target):
-            return swapon
+            return [] if self.active() is not None else [swapon]
         if target.mib:
-            return [*self.make_steps(target.mib), *swapon]
+            return [*self.make_steps(target.mib), swapon]
         fstab = self.device.path("/etc/fstab")
         written = Step("have /etc/fstab on the card", lambda: sync(fstab) if fstab.exists() else None)
         # The tool keeps a file of the right size, whether mkswap has seen it or not.
-        return [*self.swapoff_steps(), *self.remove_steps(), self._call("setup"), written, *swapon]
+        return [*self.swapoff_steps(), *self.remove_steps(), self._call("setup"), written, swapon]
 
     def _call(self, verb: str) -> Step:
         return Step(f"dphys-swapfile {verb}", lambda: self.device.command(self.tool, verb))

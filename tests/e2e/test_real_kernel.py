@@ -121,8 +121,9 @@ def test_a_lambda_reaches_nobody_beyond_and_floods_nothing(fleet: Fleet) -> None
         # A packet that is dropped is an answer that does not come.
         assert answer["reached"].pop(f"{own}:22") in ("TimeoutError", "PermissionError")
         assert answer["reached"] == {"127.0.0.1:22": "connected"}
-        assert answer["bound"] == {"8000": answer["bound"]["8000"], "8001": "bound"}
-        assert answer["bound"]["8000"] in ("OSError", "PermissionError")
+        # Bookworm's systemd denies no port: there it is taken, while the local core runs.
+        assert answer["bound"].pop("8000") in ("OSError", "PermissionError")
+        assert answer["bound"] == {"8001": "bound"}
         assert answer["bred"]["stopped"] == "BlockingIOError"
         assert answer["bred"]["processes"] < TASKS
 

@@ -27,7 +27,7 @@ WORDS = {
     "vault_greeting": "this greeting is for the Lambda alone",
     "vault_variable": "this variable is for the Lambda alone",
 }
-# Where a device has to have one, and who may read it there: what the path begins with, and its mode.
+# Where a device has to have one: the file, and its mode.
 KEPT = {
     "vault_card_wifi_password": {},
     "vault_mqtt_broker_till": {},
@@ -70,16 +70,15 @@ class Vault(Farm):
         super().make()
         self.said: list[str] = []
         self.fleet = Fleet(self.fleet.inventory, extra=[*self.fleet.extra, "-vvv", "--diff"])
-        keys = {name: self.certificate(name) for name in ("broker", "bridge")}
+        keys = {name: self.certificate(name) for name in ("mqtt_broker", "bridge")}
         self.words = {
             **WORDS,
             # A line from amid the text: it is the same however the text is quoted.
             **{f"vault_{name}_key": key.read_text().splitlines()[7] for name, (key, _) in keys.items()},
         }
-        self.words["vault_mqtt_broker_key"] = self.words.pop("vault_broker_key")
         path = self.inventory / "hosts.yml"
         devices = yaml.safe_load(path.read_text())["devices"]
-        certificate = keys["broker"][1].read_text()
+        certificate = keys["mqtt_broker"][1].read_text()
         devices["vars"] |= {
             "ansible_become_password": "{{ vault_become_password }}",
             "card_wifi_password": "{{ vault_card_wifi_password }}",
@@ -109,11 +108,7 @@ class Vault(Farm):
             "local_core_secrets": {"greeting": {"SecretString": "{{ vault_greeting }}"}},
         }
         path.write_text(yaml.safe_dump({"devices": devices}))
-        secrets = {
-            **WORDS,
-            "vault_mqtt_broker_key": keys["broker"][0].read_text(),
-            "vault_bridge_key": keys["bridge"][0].read_text(),
-        }
+        secrets = {**WORDS, **{f"vault_{name}_key": key.read_text() for name, (key, _) in keys.items()}}
         vault = self.inventory / "group_vars" / "devices" / "vault.yml"
         vault.parent.mkdir(parents=True)
         encrypt = ["ansible-vault", "encrypt", "--vault-password-file", str(self.vault), "--output", str(vault)]
@@ -127,17 +122,21 @@ class Vault(Farm):
         subprocess.run(argv, check=True, capture_output=True)
         return key, certificate
 
-    def play(self, playbook: str, *arguments: str) -> Run:
-        """Run a playbook, keep what it says, and require that it succeeds."""
+    def run(self, playbook: str, *arguments: str) -> Run:
+        """Run a playbook, and keep what it says."""
         run = self.fleet.playbook(playbook, *arguments)
         self.said.append(run.output)
+        return run
+
+    def play(self, playbook: str, *arguments: str) -> Run:
+        """Run a playbook, and require that it succeeds."""
+        run = self.run(playbook, *arguments)
         assert run.code == 0, run.output[-6000:]
         return run
 
     def fail(self, playbook: str, *arguments: str) -> None:
-        """Run a playbook that cannot succeed, and keep what it says."""
-        run = self.fleet.playbook(playbook, *arguments)
-        self.said.append(run.output)
+        """Run a playbook that cannot succeed."""
+        run = self.run(playbook, *arguments)
         assert run.code != 0, run.output[-6000:]
 
     def secrets(self, name: str) -> Mapping[str, str]:

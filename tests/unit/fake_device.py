@@ -92,9 +92,6 @@ class FakeDevice:
                 self._make(path, size)
         elif verb == "swapon":
             return self._swapon(name)
-        elif verb == "uninstall":
-            self.used_kib.pop(name, None)
-            path.unlink(missing_ok=True)
         self._show_swaps()
         return 0, "", ""
 

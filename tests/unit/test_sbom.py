@@ -47,8 +47,7 @@ def test_what_is_below_opt_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_packages_that_are_installed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "dpkg" in [name for name, _, _ in sbom_device.packages()]
     monkeypatch.setattr(sbom_device, "FIELDS", "installed\tone\t1\tall\nconfig-files\tgone\t1\tall\n")
-    if not Path("/usr/bin/dpkg-query").exists():
-        pytest.skip("this machine has no dpkg")
     assert sbom_device.packages()[0] == ["one", "1", "all"]
     assert ["gone", "1", "all"] not in sbom_device.packages()
