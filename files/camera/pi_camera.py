@@ -190,6 +190,8 @@ class _V4L2Camera(Camera):
     source = "v4l2"
 
     def __init__(self, config: CameraConfig, device: str) -> None:
+        # OpenCV reads it when it is imported; else it waits 10 s for each frame of a camera that hangs.
+        os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", f"{CAPTURE_SECONDS:.0f}")
         self._cv2 = _import_library("cv2", "OpenCV for Python", "python3-opencv")
         self._place = device
         self._size = (config.width, config.height)
@@ -203,7 +205,10 @@ class _V4L2Camera(Camera):
 
     def _capture(self) -> bytes:
         for _ in range(STALE_FRAMES):
-            self._video.grab()
+            if not self._video.grab():
+                raise CameraError(
+                    f"The camera {self._place} gave no frame in {CAPTURE_SECONDS:.0f} s; plug it in again."
+                )
         delivered, frame = self._video.read()
         if not delivered or frame is None or frame.size == 0:
             raise CameraError(f"The camera {self._place} gave an empty frame; plug it in again.")

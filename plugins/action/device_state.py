@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import platform
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.edge.pi_fleet.plugins.module_utils import run_lock
 from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import Roles
 
 
@@ -38,6 +42,7 @@ class ActionModule(ActionBase):
             if result.get("failed"):
                 result = {"run": dict.fromkeys(names, f"it could not be asked: {result['msg']}")}
             result["ansible_facts"] = {"pi_fleet_run": list(result["run"])}
+            result["held"] = run_lock.sentence(result["held"]) if result.get("held") else ""
         if state == "begun" and not result.get("failed"):
             asked = (task_vars or {}).get("ansible_facts", {}).get("pi_fleet_run", [])
             result["ansible_facts"] = {"pi_fleet_run": list(dict.fromkeys([*asked, *result["run"]]))}
@@ -51,9 +56,33 @@ class ActionModule(ActionBase):
             "fingerprints": {name: roles.fingerprint(name) for name in names},
             "declared": {name: roles.manages(name) for name in names} if recorded else {},
         }
-        result: dict[str, Any] = self._execute_module(
-            module_name="edge.pi_fleet.device_state", module_args=module_args, task_vars=task_vars
-        )
+        module_args["run"] = this_run()
+        result = self._execute(module_args, task_vars)
+        if has_ended(result.get("held")):
+            result = self._execute({**module_args, "ended": result["held"]}, task_vars)
         # There are fingerprints in it.
         result.pop("invocation", None)
         return result
+
+    def _execute(self, module_args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module(
+            module_name="edge.pi_fleet.device_state", module_args=module_args, task_vars=task_vars
+        )
+        return result
+
+
+def this_run() -> dict[str, Any]:
+    """Return what tells this run from all others, and whose it is; its process is the parent of this plugin's."""
+    pid = os.getppid()
+    found = run_lock.process(pid)
+    return {
+        "node": run_lock.node(),
+        "pid": pid,
+        "started": found[2] if found else "",
+        "who": f"{getpass.getuser()}@{platform.node()}",
+    }
+
+
+def has_ended(run: dict[str, Any] | None) -> bool:
+    """Say whether another run was one of this control node, and is gone."""
+    return run is not None and run["node"] == run_lock.node() and not run_lock.is_alive(run["pid"], run["started"])

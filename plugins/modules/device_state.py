@@ -16,6 +16,7 @@ description:
     its inputs are other ones (its code, templates, files, options, and the files of the control node that these name),
     or if something that it manages is not as it was recorded. Where the record is missing or damaged, all have.
   - A package that is newer than it was recorded is as it should be.
+  - From C(begun) to C(recorded) the device is the run's that asked. Another one is refused in one sentence.
 options:
   state:
     description:
@@ -94,6 +95,10 @@ reboot_reasons:
   type: list
   elements: str
   returned: state is probed or begun
+held:
+  description: Who else provisions the device, since when, and what to do, in one sentence; nothing if nobody does.
+  type: str
+  returned: state is probed
 about:
   description: System, releases, disk, swap, and the last picture that was kept.
   type: dict
@@ -109,6 +114,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge.pi_fleet.plugins.module_utils import run_lock
 from ansible_collections.edge.pi_fleet.plugins.module_utils.about import about
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device_state import Begun, begin, probe, record, since
@@ -126,12 +132,20 @@ def main() -> None:
             # The action plugin makes both of the roles' names; there may be secrets in what was hashed.
             "fingerprints": {"type": "dict", "required": True, "no_log": True},
             "declared": {"type": "dict", "default": {}},
+            # So does it say which run asks, and which one has ended.
+            "run": {"type": "dict", "required": True},
+            "ended": {"type": "dict"},
         },
         supports_check_mode=True,
     )
     device = Device(module.run_command)
     given = module.params
     try:
+        writes = given["state"] != "probed" and not module.check_mode
+        ask = run_lock.take if writes and given["state"] == "begun" else run_lock.holder
+        other = ask(device, given["run"], given["ended"])
+        if other is not None and writes:
+            module.fail_json(msg=run_lock.sentence(other), held=other)
         if given["state"] == "recorded":
             differences = [] if module.check_mode else record(device, given["fingerprints"], given["declared"])
             for each in differences:
@@ -153,9 +167,12 @@ def main() -> None:
                 "checked": begun_with.seen.checked,
                 "reboot_reasons": begun_with.seen.reboot_reasons,
                 "recorded_at": begun_with.seen.record.at,
+                "held": other,
             }
             if given["about"]:
                 result["about"] = about(device, given["thumbnail"])
+        if writes and (given["state"] == "recorded" or not result["run"]):
+            run_lock.release(device, given["run"])
     except (DeviceError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(result.get("restored")), seconds=round(time.monotonic() - begun, 2), **result)

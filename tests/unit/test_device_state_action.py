@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.template import trust_as_template
 from ansible_collections.edge.pi_fleet.plugins.action import device_state
+from ansible_collections.edge.pi_fleet.plugins.module_utils import run_lock
 from fake_action import make
 
 ROLES = ["swap", "camera"]
@@ -26,7 +28,8 @@ def ask(state: str, module: Any = None, **variables: Any) -> tuple[dict[str, Any
 
 def test_roles_learn_what_has_something_to_do() -> None:
     result, plugin = ask("probed", {"run": {"swap": "its inputs are other ones"}, "invocation": {}})
-    assert result == {"run": {"swap": "its inputs are other ones"}, "ansible_facts": {"pi_fleet_run": ["swap"]}}
+    facts = {"pi_fleet_run": ["swap"]}
+    assert result == {"run": {"swap": "its inputs are other ones"}, "ansible_facts": facts, "held": ""}
     given = plugin._execute_module.call_args.kwargs["module_args"]
     assert list(given["fingerprints"]) == ROLES
     assert given["declared"] == {}
@@ -70,3 +73,39 @@ def test_what_roles_manage_is_sent_with_what_they_were_given(tmp_path: Path) -> 
     declared = plugin._execute_module.call_args.kwargs["module_args"]["declared"]
     assert declared["swap"]["swap"] is True
     assert declared["camera"]["trees"] == ["/opt/pi-fleet/camera"]
+
+
+def other(**fields: Any) -> dict[str, Any]:
+    """Return a run of this control node that has ended, or another one."""
+    alive = device_state.this_run()
+    return {**alive, "pid": 2**22 + 1, "who": "ada@office", "since": "2026-11-27T11:00:00Z", "by": [1, "1"], **fields}
+
+
+@pytest.mark.parametrize("state", ["probed", "begun"])
+def test_a_run_of_this_control_node_that_was_killed_holds_nothing_up(state: str) -> None:
+    held = other()
+    replies = [{"failed": state == "begun", "run": {}, "held": held}, {"run": {"swap": "why"}}]
+    result, plugin = ask(state, replies)
+    assert result["run"] == {"swap": "why"}
+    assert not result.get("held")
+    first, second = (call.kwargs["module_args"] for call in plugin._execute_module.call_args_list)
+    assert second == {**first, "ended": held}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"node": "elsewhere"}, {"pid": os.getppid()}], ids=["of another control node", "that is there"]
+)
+def test_another_run_is_named_with_what_to_do(fields: dict[str, Any]) -> None:
+    held = other(**fields)
+    result, _ = ask("probed", {"run": {}, "held": held})
+    assert result["held"] == run_lock.sentence(held)
+    assert "ada@office" in result["held"]
+    result, _ = ask("begun", {"failed": True, "msg": "busy", "held": held})
+    assert result["failed"]
+
+
+def test_a_run_is_told_from_others_by_its_control_node_and_process() -> None:
+    run = device_state.this_run()
+    assert run["pid"] == os.getppid()
+    assert run_lock.is_alive(run["pid"], run["started"])
+    assert not run_lock.is_alive(run["pid"], "another time")

@@ -298,6 +298,7 @@ class FakeCv2:
         self.opened: list[str] = []
         self.released = 0
         self.frames = 0
+        self.hanging = False
         self.quality = 0
         self.failure: Exception | None = None
 
@@ -311,7 +312,7 @@ class FakeCv2:
 
     def grab(self) -> bool:
         self.frames += 1
-        return True
+        return not self.hanging
 
     def read(self) -> tuple[bool, Frame | None]:
         if self.failure:
@@ -420,6 +421,14 @@ def test_a_node_that_cannot_be_opened_is_named(cv2: FakeCv2, bare_device: Path) 
     (bare_device / "video0").mkdir()
     with pytest.raises(CameraError, match=r"video0 cannot be opened \(Is a directory\)"):
         v4l2()
+
+
+def test_a_camera_that_hangs_is_waited_for_once(cv2: FakeCv2) -> None:
+    camera = v4l2(device="/dev/video0")
+    cv2.hanging = True
+    with pytest.raises(CameraError, match=r"^The camera /dev/video0 gave no frame in 5 s; plug it in again\.$"):
+        camera.capture_jpeg()
+    assert cv2.frames == 1
 
 
 def test_stale_frames_are_dropped_before_every_picture(cv2: FakeCv2) -> None:

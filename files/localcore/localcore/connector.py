@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "application/json"
 # The body is text, so whoever accepts any text gets what they can read.
 ACCEPTED = ("*/*", "application/*", CONTENT_TYPE)
+# Of 255. A sensor in the dark gives some noise.
+DARK = 10
 
 _log = logging.getLogger("localcore.connector")
 
@@ -84,6 +86,8 @@ def answer(model: Model, work: WorkItem) -> bytes:
     _check_accept(_text(custom, "Accept"))
     shape = model.description
     pixels = images.to_input(work.payload, content_type, shape.width, shape.height)
+    if pixels.max() < DARK:
+        _log.warning("The picture is all black: see that the camera's lens is free, and that there is light.")
     # json writes each number so that it reads back as the same one.
     body = json.dumps(model.infer(pixels), separators=(",", ":"))
     return json.dumps({"Body": body, "ContentType": CONTENT_TYPE}).encode()

@@ -84,12 +84,20 @@ def test_pictures_differ(handle: Handle) -> None:
     assert probabilities(handle(request(PHOTO))) != probabilities(handle(request(COFFEE)))
 
 
+@pytest.mark.parametrize(("grey", "told"), [(0, True), (9, True), (10, False), (255, False)])
+def test_a_black_picture_is_answered_and_told(
+    handle: Handle, caplog: pytest.LogCaptureFixture, grey: int, told: bool
+) -> None:
+    probabilities(handle(request(drawn("PNG", grey=grey))))
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["The picture is all black"] * told
+
+
 # --- errors
 
 
-def drawn(kind: str, width: int = 8) -> bytes:
+def drawn(kind: str, width: int = 8, grey: int = 0) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (width, 1)).save(buffer, kind)
+    Image.new("RGB", (width, 1), (grey,) * 3).save(buffer, kind)
     return buffer.getvalue()
 
 
