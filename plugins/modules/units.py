@@ -39,30 +39,10 @@ options:
     description:
       - Files that the units read. The units are restarted when one of them changes.
       - Their text is never shown, as it may hold secrets.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Where it is.
-        type: str
-        required: true
-      content:
-        description: Its text.
-        type: str
-        required: true
-      owner:
-        description: Its owner.
-        type: str
-        default: root
-      group:
-        description: Its group.
-        type: str
-        default: root
-      mode:
-        description: Its mode, in octal digits.
-        type: str
-        default: "0600"
+      - Each has C(path) and C(content), and may have C(owner) and C(group) (both V(root)) and C(mode) (V(0600)).
+      - A list as JSON text. Of a list itself Ansible logs on the device what has more than one line.
+    type: json
+    default: "[]"
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
@@ -100,10 +80,12 @@ ansible_facts:
   returned: where something was changed
 """
 
+import json
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils import history
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
-from ansible_collections.edge.pi_fleet.plugins.module_utils.files import OPTIONS, File
+from ansible_collections.edge.pi_fleet.plugins.module_utils.files import File
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, Units
 
 
@@ -115,22 +97,16 @@ def main() -> None:
             "enable": {"type": "list", "elements": "str", "required": True},
             "retire": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "list", "elements": "str", "default": []},
-            "configuration": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    **OPTIONS,
-                    "content": {"type": "str", "required": True, "no_log": True},
-                    "mode": {"type": "str", "default": "0600"},
-                },
-            },
+            "configuration": {"type": "json", "default": "[]", "no_log": True},
         },
         supports_check_mode=True,
     )
     device = Device(module.run_command)
-    configuration = [File(**{**each, "mode": int(each["mode"], 8)}) for each in module.params["configuration"]]
     given = module.params
+    configuration = [
+        File(**{"owner": "root", "group": "root", **each, "mode": int(each.get("mode", "0600"), 8)})
+        for each in json.loads(given["configuration"])
+    ]
     units = Units(device, given["files"], given["enable"], configuration, given["retire"], given["keep"])
     retired = units.retired()
     differing = units.differing()

@@ -109,7 +109,7 @@ def keep(fake: Systemd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         arguments = {
             "files": files,
             "enable": enable,
-            "configuration": configuration or [],
+            "configuration": json.dumps(configuration or []),
             **others,
             "_ansible_check_mode": check_mode,
         }
@@ -196,6 +196,15 @@ def test_what_a_unit_reads_is_written_restarts_it_and_is_never_shown(fake: Syste
     assert (fake.root / "etc/pi-fleet/guard.env").stat().st_mode & 0o7777 == 0o640
     assert fake.calls == ["daemon-reload", "restart guard.timer"]
     assert not keep(GUARD, ENABLE["guard"], configuration=[SETTINGS])["changed"]
+
+
+def test_what_a_unit_reads_is_not_in_the_devices_journal(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "log", lambda _self, text, log_args: logged.append(f"{text} {log_args}"))
+    keep(GUARD, ENABLE["guard"], configuration=[SETTINGS, {**SETTINGS, "content": "two 'secret'\n\"lines\"\n"}])
+    (said,) = logged
+    assert "field-data" in said or "guard" in said
+    assert "secret" not in said
 
 
 @pytest.mark.parametrize("differs", [{"content": "KEY=other\n"}, {"mode": "0600"}])
