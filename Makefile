@@ -14,7 +14,7 @@ help: ## list these targets
 
 .PHONY: tools
 tools: .venv/installed ## install what this machine lacks (apt), and the pinned Python tools into .venv
-	@tools/host.sh $(EMULATION) $(TESTS) $(MACHINES)
+	@tools/host.sh $(EMULATION) $(TESTS) $(MACHINES) $(MANY)
 
 .venv/installed: requirements.lock
 	@tools/host.sh
@@ -34,8 +34,9 @@ demo: tools model ## make a virtual Pi, provision it, verify it, say what stands
 
 # The scenario armhf emulates another architecture.
 molecule test test-full: EMULATION = --emulation
-molecule test-full: MACHINES = --machines
-unit test test-full: TESTS = --tests
+molecule faults test-full: MACHINES = --machines
+unit faults test test-full: TESTS = --tests
+bench load test-full: MANY = --many
 
 .PHONY: test
 test: tools model ## everything that guards the project: the gate (40 to 55 minutes on 2 cores)
@@ -47,9 +48,19 @@ BEGUN := $(shell date +%s)
 .PHONY: test-full
 test-full: test ## the gate, and what takes hours: whole lives of fleets, drift of everything, killed runs, mutants
 	@$(MAKE) reference
-	@tools/tests.sh vm armhf_vm drift offline pull reimage rollout secrets
+	@tools/tests.sh vm armhf_vm faults load drift offline pull reimage rollout secrets
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
+
+.PHONY: faults
+faults: tools model ## break things on purpose, one after the other, and print what holds: an hour (FAULT=part of a row's name)
+	@FAULT="$(FAULT)" tools/tests.sh faults; code=$$?; cat .cache/faults.txt; exit $$code
+
+.PHONY: load
+load: tools model ## provision 50 devices of which five fail, and print the time and the memory: half an hour (DEVICES=50)
+	@E2E_DEVICES=$(DEVICES) tools/tests.sh load; code=$$?; grep ' at most' .cache/tests/load; exit $$code
+
+DEVICES ?= 50
 
 .PHONY: lint
 lint: tools ## ansible-lint (production), yamllint, ruff, mypy --strict, shellcheck
@@ -81,7 +92,7 @@ bench: tools model ## measure what it costs to know that nothing changed, beside
 	@python3 -m venv .cache/pyinfra
 	@.cache/pyinfra/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
 	  --requirement benchmarks/pyinfra/requirements.txt
-	@benchmarks/fleet.py --hosts $(HOSTS) --write benchmarks/results
+	@python -m benchmarks.fleet --hosts $(HOSTS) --write benchmarks/results
 
 HOSTS ?= 1,10,50
 

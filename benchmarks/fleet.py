@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """What it costs to know that nothing changed: site.yml with its question, all roles, pyinfra, and a shell script.
 
-    benchmarks/fleet.py [--hosts 1,10,50] [--repetitions 5] [--release trixie] [--write FOLDER]
+    python -m benchmarks.fleet [--hosts 1,10,50] [--repetitions 5] [--release trixie] [--write FOLDER]
 
 Provisions a virtual Pi, makes copies of it that are provisioned each, and asks all of them, one contender after the
 other, several times over. Measured are the processor of the control node (with all children of the contender), that
@@ -18,9 +17,7 @@ import platform
 import re
 import resource
 import shlex
-import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,13 +27,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-ROOT = Path(__file__).resolve().parents[1]
-WORK = ROOT / ".cache" / "bench"
-FLEET = "bench"
+from benchmarks.copies import ROOT, Fleet, copies, run
+
 # Beyond this many devices an Ansible that runs all roles takes too long to be asked five times.
 FULL_AT_MOST = 10
-# systemd in each container takes several of these, and the host has 128 by default.
-INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 
 
 @dataclass(frozen=True)
@@ -51,80 +45,6 @@ class Cost:
     def processor(self) -> float:
         """All of the processor."""
         return self.control + self.devices
-
-
-def run(*command: str, **environment: str) -> str:
-    """Run a command in the project and return what it prints; end with its last words if it fails."""
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        sys.exit(f"'{shlex.join(command[:3])} ...' failed:\n" + "\n".join(done.stdout.splitlines()[-20:]))
-    return done.stdout
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """Virtual Pis that stand in one inventory."""
-
-    folder: Path
-    names: Sequence[str]
-
-    @classmethod
-    def make(cls, name: str, count: int, release: str, image: str = "") -> Fleet:
-        """Make virtual Pis, from a blank card or as copies."""
-        folder = WORK / name
-        (folder / "inventory").mkdir(parents=True, exist_ok=True)
-        names = [f"pi-{number:02}" for number in range(1, count + 1)]
-        variables = {
-            "ansible_python_interpreter": "/usr/bin/python3",
-            "virtual_pi_release": release,
-            "virtual_pi_image": image,
-            "camera_source": "directory",
-            "camera_directory": str(ROOT / "files" / "photos"),
-            "image_classifier_model": str(ROOT / ".cache" / "models" / "demonstration" / "model.onnx"),
-            "rollout_batches": ["100%"],
-        }
-        hosts = {"devices": {"hosts": {name: {} for name in names}, "vars": variables}}
-        (folder / "inventory" / "hosts.json").write_text(json.dumps(hosts))
-        fleet = cls(folder, names)
-        fleet.play("playbooks/virtual_fleet.yml", virtual_pi_fleet=f"{FLEET}-{name}", virtual_pi_directory=str(folder))
-        return fleet
-
-    def remove(self) -> None:
-        """Remove them."""
-        given = {"virtual_pi_fleet": f"{FLEET}-{self.folder.name}", "virtual_pi_directory": str(self.folder)}
-        self.play("playbooks/virtual_fleet.yml", virtual_fleet="all:!all", **given)
-
-    def play(self, playbook: str, **variables: Any) -> str:
-        """Run a playbook."""
-        inventory = f"--inventory={self.folder / 'inventory'}"
-        return run("ansible-playbook", inventory, playbook, "--extra-vars", json.dumps(variables))
-
-    def root(self, name: str, script: str) -> str:
-        """Run a shell script on a device as root."""
-        password = (self.folder / "password").read_text().strip()
-        command = ["ssh", "-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", name, "sudo -S -p '' sh -s"]
-        done = subprocess.run(command, input=f"{password}\n{script}", capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            sys.exit(f"{name}: {done.stderr}")
-        return done.stdout
-
-    def groups(self) -> list[Path]:
-        """Return the files that count the processor of each device's control group."""
-        found = []
-        for name in self.names:
-            container = run("podman", "inspect", "--format", "{{.Id}}", f"{FLEET}-{self.folder.name}-{name}").strip()
-            places = [*Path("/sys/fs/cgroup").glob(f"cpuacct/**/libpod-{container}*/cpuacct.usage")]
-            places += Path("/sys/fs/cgroup").glob(f"**/libpod-{container}.scope/cpu.stat")
-            found.append(places[0])
-        return found
 
 
 def processor(groups: Sequence[Path]) -> float:
@@ -346,39 +266,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--write", type=Path, help="folder for fleet.json and fleet.svg")
     asked = parser.parse_args(arguments)
     counts = [int(word) for word in asked.hosts.split(",")]
-    if int(INOTIFY.read_text()) < 8 * max(counts):
-        sys.exit(
-            f"{max(counts)} virtual Pis need more inotify: sudo sysctl fs.inotify.max_user_instances={16 * max(counts)}"
-        )
-
     print(f"On {machine()}", flush=True)
-    first = Fleet.make("first", 1, asked.release)
-    image = f"localhost/pi-fleet/virtual-pi:{FLEET}"
     results: dict[str, dict[str, list[Cost]]] = {}
-    try:
-        first.play("playbooks/site.yml")
-        wanted = {"fleet": f"{FLEET}-first", "name": "pi-01", "image": image}
-        run("ansible", "localhost", "-m", "edge.pi_fleet.virtual_pi_snapshot", "-a", json.dumps(wanted))
-        for count in counts:
-            fleet = Fleet.make(str(count), count, asked.release, image)
-            try:
-                # A copy has a name, a host key and tokens of its own.
-                fleet.play("playbooks/site.yml")
-                write_pyinfra_inventory(fleet)
-                compared = contenders(fleet, Checks.of(fleet, fleet.names[0]))
-                groups = fleet.groups()
-                costs: dict[str, list[Cost]] = {name: [] for name in compared}
-                for _ in range(asked.repetitions):
-                    for name, contender in compared.items():
-                        costs[name].append(measure(contender, groups))
-                results[str(count)] = costs
-                print("\n".join(table({str(count): costs})), flush=True)
-            finally:
-                fleet.remove()
-    finally:
-        first.remove()
-        run("podman", "rmi", "--force", image)
-        shutil.rmtree(WORK)
+    with copies("bench", asked.release, counts) as fleets:
+        for count, fleet in zip(counts, fleets, strict=True):
+            write_pyinfra_inventory(fleet)
+            compared = contenders(fleet, Checks.of(fleet, fleet.names[0]))
+            groups = fleet.groups()
+            costs: dict[str, list[Cost]] = {name: [] for name in compared}
+            for _ in range(asked.repetitions):
+                for name, contender in compared.items():
+                    costs[name].append(measure(contender, groups))
+            results[str(count)] = costs
+            print("\n".join(table({str(count): costs})), flush=True)
     if asked.write:
         asked.write.mkdir(exist_ok=True)
         found = {

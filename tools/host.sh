@@ -1,18 +1,21 @@
 #!/bin/sh
 # Installs what this machine lacks to make virtual Pis and run the tests: Debian packages, and qemu's handlers.
-# usage: host.sh [--emulation] [--tests] [--machines]
+# usage: host.sh [--emulation] [--tests] [--machines] [--many]
 #                                          with --emulation also what containers of another architecture need,
 #                                          with --tests the broker that unit tests talk to (Debian's, on loopback), and a browser,
-#                                          with --machines what emulates virtual Pis with a kernel of their own
+#                                          with --machines what emulates virtual Pis with a kernel of their own,
+#                                          with --many what the kernel keeps for 50 containers that boot systemd, until the next boot
 set -eu
 
 packages="make shellcheck python3-venv openssh-client rsync podman runc iptables netavark aardvark-dns uidmap slirp4netns
 fuse-overlayfs mmdebstrap debian-archive-keyring"
 emulation=
+many=
 for option in "$@"; do
   case $option in
     --emulation) emulation=yes packages="$packages qemu-user-static binfmt-support arch-test" ;;
     --machines) packages="$packages qemu-system-x86 qemu-system-arm qemu-utils mtools dosfstools e2fsprogs" ;;
+    --many) many=yes ;;
     --tests) packages="$packages mosquitto chromium" ;;
   esac
 done
@@ -43,4 +46,9 @@ if [ -n "$emulation" ]; then
     printf ':pi-fleet-%s:M:0:%s:%s:%s:PFC\n' "$architecture" "$(field magic)" "$(field mask)" "$(field interpreter)" \
       | $sudo tee /proc/sys/fs/binfmt_misc/register >/dev/null
   done
+fi
+
+if [ -n "$many" ] && [ "$(cat /proc/sys/fs/inotify/max_user_instances)" -lt 1024 ]; then
+  echo "Setting fs.inotify.max_user_instances to 1024, until the next boot"
+  echo 1024 | $sudo tee /proc/sys/fs/inotify/max_user_instances >/dev/null
 fi

@@ -13,14 +13,12 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.drift_page import di
 
 def virtual_pi_instances(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return, for hosts of the inventory, what role virtual_pi makes of each: see DOCUMENTATION beside this file."""
+    optional = ("architecture", "packages", "image", "files")
     return [
         {
             "name": name,
             "release": hostvars[name]["virtual_pi_release"],
-            "architecture": hostvars[name].get("virtual_pi_architecture", ""),
-            "packages": hostvars[name].get("virtual_pi_packages", []),
-            "image": hostvars[name].get("virtual_pi_image", ""),
-            "files": hostvars[name].get("virtual_pi_files", []),
+            **{key: hostvars[name][f"virtual_pi_{key}"] for key in optional if f"virtual_pi_{key}" in hostvars[name]},
         }
         for name in names
     ]

@@ -55,8 +55,9 @@ INITRD = "echo virtio_blk >>/etc/initramfs-tools/modules && exec update-initramf
 
 
 def with_kernel(image: Image) -> Image:
-    """Return the image of a card, and a kernel on it."""
-    packages = (*image.packages, *PACKAGES, BOARDS[image.architecture].kernel)
+    """Return the image of a card, and on it the kernel that is among its packages, or one of few drivers."""
+    named = any(package.startswith("linux-image-") for package in image.packages)
+    packages = (*image.packages, *PACKAGES, *([] if named else [BOARDS[image.architecture].kernel]))
     return Image(image.recipe, image.release, image.architecture, image.mirror, packages)
 
 

@@ -130,6 +130,11 @@ class Fleet:
         return found
 
 
+def unwrapped(text: str) -> str:
+    """Return what Ansible printed without the line breaks and quotes that it put into it."""
+    return " ".join(text.split()).replace("''", "'")
+
+
 def kill_all(process: subprocess.Popen[str]) -> str:
     """Kill a playbook and all that it started, at once; return what it still had to say.
 

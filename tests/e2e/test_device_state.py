@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Fleet
+from tests.e2e.conftest import Fleet, unwrapped
 
 # What people do to a device by hand, and whose it is.
 BY_HAND = """
@@ -81,9 +81,36 @@ def test_other_inputs_are_for_the_roles_that_take_them(fleet: Fleet) -> None:
     assert former.code == 0, former.output[-4000:]
 
 
-def unwrapped(text: str) -> str:
-    """Return what Ansible printed without the line breaks and quotes that it put into it."""
-    return " ".join(text.split()).replace("''", "'")
+# As a run of another control node leaves it, whose connection is there as long as the device runs.
+HELD = """
+import json
+from pathlib import Path
+note = {"node": "elsewhere", "pid": 1, "started": "1", "who": "ada@elsewhere", "since": "today"}
+note["by"] = [1, Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]]
+Path("/run/pi-fleet").mkdir(exist_ok=True)
+Path("/run/pi-fleet/run.json").write_text(json.dumps(note))
+"""
+FREE = "import os; os.unlink('/run/pi-fleet/run.json')"
+
+
+def test_a_device_that_another_run_has_begun_with_is_left_to_it(fleet: Fleet) -> None:
+    held, *others = fleet.hosts()
+    fleet.root(held, HELD)
+    given = ("--extra-vars", "field_data_min_free=202M")
+    run = fleet.playbook("playbooks/site.yml", *given)
+    said = unwrapped(run.output)
+    assert run.code == 2, run.output[-4000:]
+    assert f"{held}: ada@elsewhere (process 1 there) provisions it since today; wait until" in said
+    assert run.changed[held] == 0
+    assert all(run.changed[host] > 0 for host in others)
+    # Who only looks disturbs nobody.
+    assert fleet.playbook("playbooks/site.yml", "--check", "--limit", held).code == 0
+    fleet.root(held, FREE)
+    again = fleet.playbook("playbooks/site.yml", *given)
+    assert again.code == 0, again.output[-4000:]
+    # It is nobody's when a run has ended.
+    assert "gone" in fleet.root(held, "import os; print(os.path.exists('/run/pi-fleet/run.json') or 'gone')")
+    assert fleet.playbook("playbooks/site.yml").code == 0
 
 
 # Has one role's inputs be other ones, as far as the record says.

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import fleet
-from benchmarks.fleet import Checks, Cost, Fleet
+from benchmarks.copies import Fleet
+from benchmarks.fleet import Checks, Cost
 
 COSTS = {"10": {"site.yml": [Cost(2, 1, 4), Cost(4, 3, 6), Cost(3, 2, 5)], "a <b>": [Cost(1, 1, 1)]}}
 
@@ -73,7 +74,7 @@ def test_what_is_recorded_is_what_others_are_asked_for(tmp_path: Path, monkeypat
         return json.dumps({"content": {"roles": roles}}) if "state.json" in script else "said\n"
 
     monkeypatch.setattr(Fleet, "root", root)
-    checks = Checks.of(Fleet(tmp_path, ["pi"]), "pi")
+    checks = Checks.of(Fleet(tmp_path, "bench", ["pi"]), "pi")
     assert "find '/etc/a b.conf' -maxdepth 0" in checks.look
     assert "/etc/none" not in checks.look
     assert checks.pyinfra["packages"] == ["rsync"]

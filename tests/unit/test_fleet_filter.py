@@ -15,7 +15,7 @@ from ansible_collections.edge.pi_fleet.plugins.filter.fleet import (
 )
 
 
-def test_instances_in_the_order_of_the_names_with_what_is_left_out() -> None:
+def test_instances_in_the_order_of_the_names_with_what_is_said_of_them() -> None:
     hostvars: dict[str, dict[str, Any]] = {
         "kitchen": {"virtual_pi_release": "trixie"},
         "bar": {
@@ -28,13 +28,12 @@ def test_instances_in_the_order_of_the_names_with_what_is_left_out() -> None:
         "elsewhere": {},
     }
     assert virtual_pi_instances(["kitchen", "bar"], hostvars) == [
-        {"name": "kitchen", "release": "trixie", "architecture": "", "packages": [], "image": "", "files": []},
+        {"name": "kitchen", "release": "trixie"},
         {
             "name": "bar",
             "release": "bookworm",
             "architecture": "armhf",
             "packages": ["mosquitto"],
-            "image": "",
             "files": [{"src": "card", "dest": "/boot/firmware"}],
         },
     ]

@@ -1,0 +1,130 @@
+"""A fleet of 50 and one control node: five devices fail, each in its own way, and the others do not wait for them.
+
+E2E_DEVICES says how many there are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from benchmarks.copies import Fleet, copies, run
+from tests.e2e.conftest import PROJECT, Run, unwrapped
+from tests.e2e.conftest import Fleet as Playbooks
+from tests.e2e.test_device_state import HELD
+
+PREFIX = os.environ.get("PI_FLEET_PREFIX", "molecule")
+COUNT = int(os.environ.get("E2E_DEVICES", "50"))
+MOST = 1.5
+"""GiB of memory that a control node with 20 forks takes at most."""
+OFF, STRANGER, BUSY, LOCKED_OUT, TAKEN = (f"pi-{number:02}" for number in (1, 2, 3, 4, 5))
+# What each of them is told of.
+WHY = {
+    OFF: "Connection refused",
+    STRANGER: "answers with a host key that is not the known one",
+    BUSY: "apt is held by",
+    LOCKED_OUT: "refuses the password that was given",
+    TAKEN: "ada@elsewhere (process 1 there) provisions it since",
+}
+HOLD_APT = """systemd-run --quiet --unit=holder python3 -c '
+import fcntl, time
+lock = open("/var/lib/dpkg/lock-frontend", "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+time.sleep(3600)'
+"""
+WIDTH = "grep -c '\"width\": 500' /etc/pi-fleet/camera.json"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """Copies of a provisioned device, each with a name, a host key and tokens of its own."""
+    with copies(f"{PREFIX}-load", "trixie", [COUNT]) as made:
+        yield next(made)
+
+
+def memory(pid: int) -> float:
+    """Return the GiB that a process and all that it started take, what they share counted once."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    counted = {pid}
+    while more := {child for child, parent in parents.items() if parent in counted} - counted:
+        counted |= more
+    total = 0
+    for each in counted:
+        with suppress(OSError, AttributeError):
+            found = re.search(r"^Pss: +(\d+)", Path(f"/proc/{each}/smaps_rollup").read_text(), re.MULTILINE)
+            total += int(found[1]) if found else 0
+    return total / 2**20
+
+
+def converge(fleet: Fleet, *limit: str) -> tuple[Run, float]:
+    """Have all take another width of pictures; return the run, and the most memory that it took."""
+    playbooks = Playbooks(str(fleet.folder / "inventory"))
+    process = playbooks.start("playbooks/site.yml", "--extra-vars", "camera_width=500", *limit)
+    most = 0.0
+
+    def watch() -> None:
+        nonlocal most
+        while process.poll() is None:
+            most = max(most, memory(process.pid))
+            time.sleep(1)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    output = process.communicate()[0]
+    watching.join()
+    return Run(process.returncode, output), most
+
+
+def test_the_others_converge_and_each_failure_is_named_with_how_to_try_again(fleet: Fleet) -> None:
+    container = f"{fleet.label}-{OFF}"
+    variables = fleet.folder / "inventory" / "host_vars"
+    variables.mkdir()
+    (variables / f"{BUSY}.yml").write_text("preflight_apt_timeout: 5\n")
+    (variables / f"{LOCKED_OUT}.yml").write_text("ansible_become_password: wrong\n")
+    known = fleet.folder / "known_hosts"
+    keys = known.read_text()
+    fleet.root(BUSY, HOLD_APT)
+    fleet.root(TAKEN, f"python3 - <<'END'\n{HELD}\nEND")
+    swapped = {line.split()[0]: line.split()[-1] for line in keys.splitlines()}
+    one, other = list(swapped.values())[1:3]
+    known.write_text(keys.replace(one, other, 1))
+    run("podman", "stop", "--time", "0", container)
+    begun = time.monotonic()
+    done, most = converge(fleet)
+    print(f"{COUNT} devices, {len(WHY)} of them failing: {time.monotonic() - begun:.0f} s, {most:.2f} GiB at most")
+    assert done.code != 0
+    said = unwrapped(done.output.partition("LEFT OVER")[2])
+    assert {name for name in fleet.names if name in said.replace("\\n", " ")} == set(WHY), said
+    for name, why in WHY.items():
+        assert why in said, (name, said)
+    well = [name for name in fleet.names if name not in WHY]
+    assert {name: done.changed[name] > 0 for name in well} == dict.fromkeys(well, True)
+    for name in well:
+        assert fleet.root(name, WIDTH).strip() == "1"
+    assert most < MOST
+
+    known.write_text(keys)
+    (variables / f"{BUSY}.yml").unlink()
+    (variables / f"{LOCKED_OUT}.yml").unlink()
+    fleet.root(BUSY, "systemctl stop holder")
+    fleet.root(TAKEN, "rm /run/pi-fleet/run.json")
+    run("podman", "start", container)
+    Playbooks(str(fleet.folder / "inventory")).await_boot(OFF)
+    for command in re.findall(r"try just (?:it|them) again: (ansible-playbook .*)", done.output):
+        again = [*shlex.split(command), "--extra-vars", "camera_width=500"]
+        tried = subprocess.run(again, cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert tried.returncode == 0, tried.stdout[-4000:]
+    for name in WHY:
+        assert fleet.root(name, WIDTH).strip() == "1"
