@@ -43,7 +43,7 @@ def specs(role: str) -> dict[str, Any]:
 def site_roles() -> list[str]:
     """Return the roles of site.yml, in its order: those of its first play, and those that its second imports whole."""
     first, second = read_yaml(ROOT / "playbooks" / "site.yml")
-    imports = [task.get("ansible.builtin.import_role", {}) for task in second["tasks"][-1]["block"]]
+    imports = [task.get("ansible.builtin.import_role", {}) for task in second["tasks"][0]["block"]]
     names = [entry["role"] for entry in first["roles"]]
     names += [entry["name"] for entry in imports if entry and "tasks_from" not in entry]
     return [name.rpartition(".")[2] for name in names]

@@ -93,7 +93,7 @@ def tasks_of(role: str) -> Iterator[Task]:
 def site_roles() -> list[str]:
     """Return the roles of site.yml in their order: those of its first play, and those that its second imports whole."""
     first, second = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
-    imports = [task.get("ansible.builtin.import_role", {}) for task in second["tasks"][-1]["block"]]
+    imports = [task.get("ansible.builtin.import_role", {}) for task in second["tasks"][0]["block"]]
     names = [entry["role"] for entry in first["roles"]]
     names += [entry["name"] for entry in imports if entry and "tasks_from" not in entry]
     return [name.rpartition(".")[2] for name in names]

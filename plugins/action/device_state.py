@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
             argument_spec={
-                "state": {"type": "str", "choices": ["probed", "begun", "recorded"], "required": True},
+                "state": {"type": "str", "choices": ["probed", "begun", "recorded", "released"], "required": True},
                 "roles": {"type": "list", "elements": "str", "required": True},
                 "everything": {"type": "bool", "default": False},
                 "about": {"type": "bool", "default": False},
@@ -42,10 +42,13 @@ class ActionModule(ActionBase):
             if result.get("failed"):
                 result = {"run": dict.fromkeys(names, f"it could not be asked: {result['msg']}")}
             result["ansible_facts"] = {"pi_fleet_run": list(result["run"])}
+        if state == "probed" or result.get("held"):
             result["held"] = run_lock.sentence(result["held"]) if result.get("held") else ""
         if state == "begun" and not result.get("failed"):
             asked = (task_vars or {}).get("ansible_facts", {}).get("pi_fleet_run", [])
-            result["ansible_facts"] = {"pi_fleet_run": list(dict.fromkeys([*asked, *result["run"]]))}
+            # Nothing, if another run has done it all since.
+            run = [*asked, *result["run"]] if result["run"] else []
+            result["ansible_facts"] = {"pi_fleet_run": list(dict.fromkeys(run))}
         return result
 
     def _ask(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +61,7 @@ class ActionModule(ActionBase):
         }
         module_args["run"] = this_run()
         result = self._execute(module_args, task_vars)
-        if has_ended(result.get("held")):
+        if result.get("held") and run_lock.has_ended(result["held"]):
             result = self._execute({**module_args, "ended": result["held"]}, task_vars)
         # There are fingerprints in it.
         result.pop("invocation", None)
@@ -74,15 +77,12 @@ class ActionModule(ActionBase):
 def this_run() -> dict[str, Any]:
     """Return what tells this run from all others, and whose it is; its process is the parent of this plugin's."""
     pid = os.getppid()
+    if pid == 1:
+        raise AnsibleError("ansible-playbook has ended: nothing is begun any more.")
     found = run_lock.process(pid)
     return {
-        "node": run_lock.node(),
+        **run_lock.this_node(),
         "pid": pid,
-        "started": found[2] if found else "",
+        "started": found.started if found else "",
         "who": f"{getpass.getuser()}@{platform.node()}",
     }
-
-
-def has_ended(run: dict[str, Any] | None) -> bool:
-    """Say whether another run was one of this control node, and is gone."""
-    return run is not None and run["node"] == run_lock.node() and not run_lock.is_alive(run["pid"], run["started"])

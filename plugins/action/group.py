@@ -41,12 +41,12 @@ class ActionModule(ActionBase):
                 "functions": dicts,
                 "connectors": dicts,
                 "subscriptions": dicts,
-                "secrets": {"type": "list", "elements": "str", "default": []},
+                "secrets": {"type": "dict", "default": {}, "no_log": True},
             }
         )
         if str(LOCAL_CORE) not in sys.path:
             sys.path.insert(0, str(LOCAL_CORE))
-        parser = importlib.import_module("localcore.group")
+        parser, settings = (importlib.import_module(f"localcore.{name}") for name in ("group", "settings"))
         try:
             data = (
                 take(Path(given["definition"]).expanduser(), given["functions"])
@@ -54,7 +54,9 @@ class ActionModule(ActionBase):
                 else compose(given["device"], given["functions"], given["connectors"], given["subscriptions"])
             )
             group = parser.parse(data)
-        except (InventoryError, parser.GroupError) as error:
+            for name, value in given["secrets"].items():
+                settings.parse_secret("local_core_secrets", name, value)
+        except (InventoryError, settings.LocalCoreError) as error:
             return {"failed": True, "msg": str(error)}
         problems = [
             *check_inventory(group, given["functions"], given["connectors"], given["secrets"]),

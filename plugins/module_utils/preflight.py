@@ -27,8 +27,12 @@ echo "machine=$(uname -m)"
 echo "armv6=$(grep -c -m1 'ARMv6' /proc/cpuinfo)"
 echo "python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
 echo "offline=$(sed -n 's|^// pi-fleet offline ||p' /etc/apt/apt.conf.d/99pi-fleet-offline 2>/dev/null)"
+echo "left=$(stat --file-system --format='%f %S' / | { read -r blocks size; echo $((blocks * size / 1048576)); })"
+echo "written=$([ -w / ] && echo yes)"
 echo "clock=$(date +%s)"
 """
+LEAST_LEFT = 32
+"""MiB without which no module of Ansible can unpack itself: 16 of them ext4 keeps from everybody."""
 
 # Whoever installs a package holds one of these; the kernel tells by whom.
 APT_LOCKS = (
@@ -50,13 +54,16 @@ class Answer:
     python: str
     offline: str
     """The bundle that its apt uses in place of archives: what role offline wrote last."""
+    left: int
+    """MiB that root can still write on /."""
+    writable: bool
     clock: int
 
     @classmethod
     def parse(cls, text: str) -> Answer:
         """Read the lines `key=value`; what is missing is empty or 0."""
         pairs = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-        clock = pairs.get("clock", "")
+        clock, left = pairs.get("clock", ""), pairs.get("left", "")
         return cls(
             release=pairs.get("release", ""),
             architecture=pairs.get("architecture", ""),
@@ -64,6 +71,8 @@ class Answer:
             armv6=pairs.get("armv6", "0") == "1" or pairs.get("machine", "").startswith("armv6"),
             python=pairs.get("python", ""),
             offline=pairs.get("offline", ""),
+            left=int(left) if left.isdecimal() else 0,
+            writable=pairs.get("written") == "yes",
             clock=int(clock) if clock.isdecimal() else 0,
         )
 
@@ -88,6 +97,16 @@ def refusals(answer: Answer, asked: float, answered: float) -> list[str]:
         )
     if not answer.python:
         sentences.append("The device has no python3, which Ansible needs: install it with 'sudo apt install python3'.")
+    if not answer.writable:
+        sentences.append(
+            "The device's card is read-only, as the kernel makes it when it cannot read or write it: see 'dmesg' there,"
+            " then 'sudo reboot', and write a new card if that does not last."
+        )
+    elif answer.left < LEAST_LEFT:
+        sentences.append(
+            f"The device's card is full ({answer.left} MiB left on /, and {LEAST_LEFT} MiB are the least to begin"
+            " with): see 'df -h /', run 'sudo apt clean', or collect field data and remove it there."
+        )
     behind = asked - answer.clock
     ahead = answer.clock - answered
     off = max(behind, ahead)

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run at a time: a device knows which run of site.yml provisions it.
 
-The note is in /run, so that a device that starts anew has none. A run that is killed leaves it behind. It counts for
-nothing when the process on the device is gone by which the run came, which OpenSSH keeps for ControlPersist; and at
-once for whoever asks from the same control node, where the action plugin sees that the run is gone.
+A run that begins leaves a note on the device, and takes it away when it has ended. One that is killed leaves it there.
+Whoever asks from the same control node sees whether that run is still there. For others a note counts while the SSH
+connection is there by which the run came, and for a quarter of an hour at least: connections are closed when a device
+waits for others, and when it reboots.
 """
 
 from __future__ import annotations
 
+import calendar
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +28,66 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
     write_text,
 )
 
-PATH = "/run/pi-fleet/run.json"
-IDENTITY = ("node", "pid", "started")
-"""What tells one run from all others: a control node, and a process there."""
+PATH = "/var/lib/pi-fleet/run.json"
+LEASE = 15 * 60
+"""Seconds for which a note counts, whatever became of the connection."""
+PATIENCE = 60
+"""Seconds to wait for what a killed run has started on the device, and that goes on there."""
+IDENTITY = ("machine", "boot", "pid", "started")
+"""What tells one run from all others: a control node, its last start, and a process there."""
 Run = Mapping[str, Any]
 
 
-def node(root: Path = Path("/")) -> str:
-    """Return what tells this kernel since its start, and this container on it, from all others."""
-    boot = read_text(root / "proc/sys/kernel/random/boot_id")
-    if boot is None:
-        return os.uname().nodename
-    return f"{boot.strip()} {(root / 'proc/self/ns/pid').readlink()}"
+@dataclass(frozen=True)
+class Process:
+    """A process that is there."""
+
+    name: str
+    parent: int
+    started: str
 
 
-def process(pid: int, root: Path = Path("/")) -> tuple[str, int, str] | None:
-    """Return a process's name, its parent, and when it was started; nothing if there is none."""
-    text = read_text(root / "proc" / str(pid) / "stat")
+def this_node(root: Path = Path("/")) -> dict[str, str]:
+    """Return what tells this machine, or this container on it, from all others, and its last start from others."""
+    try:
+        namespace = str((root / "proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    machine = (read_text(root / "etc/machine-id") or "").strip() or os.uname().nodename
+    boot = (read_text(root / "proc/sys/kernel/random/boot_id") or "").strip()
+    return {"machine": f"{machine} {namespace}".strip(), "boot": boot}
+
+
+def process(pid: int, root: Path = Path("/")) -> Process | None:
+    """Return a process, or nothing if there is none, or one that has ended and only was not asked how."""
+    try:
+        text = read_text(root / "proc" / str(pid) / "stat")
+    except ProcessLookupError:
+        text = None
     if text is None:
         return None
     name, _, rest = text.partition("(")[2].rpartition(")")
     fields = rest.split()
-    return name, int(fields[1]), fields[19]
+    return None if fields[0] in "ZX" else Process(name, int(fields[1]), fields[19])
 
 
 def is_alive(pid: int, started: str, root: Path = Path("/")) -> bool:
     """Say whether a process is still there, and not another one with its number."""
     found = process(pid, root)
-    return found is not None and found[2] == started
+    return found is not None and found.started == started
+
+
+def has_ended(run: Run) -> bool:
+    """Say whether a run was one of this control node, and is gone."""
+    here = this_node()
+    if run["machine"] != here["machine"]:
+        return False
+    if not run["started"]:
+        # macOS tells nobody when a process was started.
+        with suppress(OSError):
+            os.kill(run["pid"], 0)
+            return False
+    return run["boot"] != here["boot"] or not is_alive(run["pid"], run["started"])
 
 
 def take(device: Device, run: Run, ended: Run | None = None) -> Run | None:
@@ -59,7 +95,7 @@ def take(device: Device, run: Run, ended: Run | None = None) -> Run | None:
     with _alone(device):
         other = holder(device, run, ended)
         if other is None:
-            note = {**run, "since": utc(), "by": _process_of(device, run)}
+            note = {**run, "since": utc(), "by": _connection(device)}
             write_text(device.path(PATH), json.dumps(note) + "\n", mode=0o600)
         return other
 
@@ -75,24 +111,37 @@ def release(device: Device, run: Run) -> None:
 def holder(device: Device, run: Run, ended: Run | None = None) -> Run | None:
     """Return the other run that provisions the device."""
     found = _note(device)
-    if found is None or _same(found, run) or (ended and _same(found, ended)):
+    if found is None or _same(found, run):
         return None
+    if ended and _same(found, ended):
+        return found if _goes_on(device, found["by"]) else None
+    here = this_node(device.root)
+    if found["machine"] == here["machine"]:
+        # A device that provisions itself.
+        there = found["boot"] == here["boot"] and is_alive(found["pid"], found["started"], device.root)
+        return found if there else None
+    if found["machine"] == run["machine"]:
+        # Whoever asks knows better: see has_ended.
+        return found
+    lately = abs(time.time() - calendar.timegm(time.strptime(found["since"], "%Y-%m-%dT%H:%M:%SZ"))) < LEASE
     by = found["by"]
-    return found if by and is_alive(by[0], by[1], device.root) else None
+    return found if lately or (by and is_alive(by[0], by[1], device.root)) else None
 
 
 def sentence(other: Run) -> str:
     """Say who provisions a device, and what to do."""
     return (
-        f"{other['who']} (process {other['pid']} there) provisions it since {other['since']}; wait until that run has"
-        " ended, or end it (a killed one counts until its SSH connection is closed, two minutes), then run again."
+        f"{other['who']} (process {other['pid']} there) provisions it since {other['since']}: wait until that run has"
+        f" ended, then run again. If it was killed, it counts for {LEASE // 60} minutes, or until 'sudo rm {PATH}'"
+        " on the device."
     )
 
 
 def _note(device: Device) -> Run | None:
     try:
         found = json.loads(read_text(device.path(PATH)) or "null")
-        return {**{key: found[key] for key in (*IDENTITY, "who", "since")}, "by": found["by"]} if found else None
+        time.strptime(found["since"], "%Y-%m-%dT%H:%M:%SZ")
+        return {key: found[key] for key in (*IDENTITY, "who", "since", "by")}
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -101,17 +150,36 @@ def _same(one: Run, other: Run) -> bool:
     return all(one[key] == other[key] for key in IDENTITY)
 
 
-def _process_of(device: Device, run: Run) -> tuple[int, str] | None:
-    """Return the process on the device that is there as long as a run is: its connection, or the run itself."""
-    if run["node"] == node(device.root):
-        return run["pid"], run["started"]
-    pid = os.getpid()
-    while found := process(pid, device.root):
-        name, parent, started = found
-        if name.startswith("sshd"):
-            return pid, started
-        pid = parent
-    return None
+def _ancestors(device: Device) -> list[tuple[int, Process]]:
+    """Return this process and those that it stems from."""
+    found, pid = [], os.getpid()
+    while one := process(pid, device.root):
+        found.append((pid, one))
+        pid = one.parent
+    return found
+
+
+def _connection(device: Device) -> tuple[int, str] | None:
+    """Return the SSH connection by which this run came, if it came by one."""
+    return next(((pid, one.started) for pid, one in _ancestors(device) if one.name.startswith("sshd")), None)
+
+
+def _goes_on(device: Device, by: tuple[int, str] | None) -> bool:
+    """Say whether something that a run has started on the device outlives it, and does not end soon."""
+    deadline = time.monotonic() + PATIENCE
+    while by and is_alive(by[0], by[1], device.root) and _started_by(device, by[0]):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _started_by(device: Device, connection: int) -> bool:
+    """Say whether processes stem from a connection that is kept, beside those of whoever asks by the same one."""
+    own = {pid for pid, _ in _ancestors(device)}
+    names = [path.name for path in device.path("/proc").iterdir() if path.name.isdigit()]
+    found = {int(name): process(int(name), device.root) for name in names}
+    return any(one and one.parent == connection and pid not in own for pid, one in found.items())
 
 
 @contextmanager
@@ -119,6 +187,9 @@ def _alone(device: Device) -> Iterator[None]:
     """Read and write the note as the only one who does."""
     path = device.path(f"{PATH}.lock")
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

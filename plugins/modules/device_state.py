@@ -16,7 +16,8 @@ description:
     its inputs are other ones (its code, templates, files, options, and the files of the control node that these name),
     or if something that it manages is not as it was recorded. Where the record is missing or damaged, all have.
   - A package that is newer than it was recorded is as it should be.
-  - From C(begun) to C(recorded) the device is the run's that asked. Another one is refused in one sentence.
+  - From C(begun) to C(recorded) or C(released) the device is the run's that asked. Another one is refused in one
+    sentence; a run that was killed holds nobody up on its own control node, and on others for a quarter of an hour.
 options:
   state:
     description:
@@ -25,8 +26,9 @@ options:
         of links, drop-ins and masks of units, groups of users, flags of the kernel. What stands where nothing was is
         moved to C(/var/lib/pi-fleet/set-aside).
       - C(recorded) records what the roles left behind.
+      - C(released) lets other runs have the device, after one that failed.
     type: str
-    choices: [probed, begun, recorded]
+    choices: [probed, begun, recorded, released]
     required: true
   roles:
     description: The roles, in the order in which they run.
@@ -98,7 +100,7 @@ reboot_reasons:
 held:
   description: Who else provisions the device, since when, and what to do, in one sentence; nothing if nobody does.
   type: str
-  returned: state is probed
+  returned: state is probed, or the device is another run's
 about:
   description: System, releases, disk, swap, and the last picture that was kept.
   type: dict
@@ -125,7 +127,7 @@ def main() -> None:
     begun = time.monotonic()
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["probed", "begun", "recorded"], "required": True},
+            "state": {"type": "str", "choices": ["probed", "begun", "recorded", "released"], "required": True},
             "everything": {"type": "bool", "default": False},
             "about": {"type": "bool", "default": False},
             "thumbnail": {"type": "bool", "default": False},
@@ -144,13 +146,15 @@ def main() -> None:
         writes = given["state"] != "probed" and not module.check_mode
         ask = run_lock.take if writes and given["state"] == "begun" else run_lock.holder
         other = ask(device, given["run"], given["ended"])
-        if other is not None and writes:
+        if other is not None and writes and given["state"] != "released":
             module.fail_json(msg=run_lock.sentence(other), held=other)
-        if given["state"] == "recorded":
+        if given["state"] == "released":
+            result: dict[str, Any] = {}
+        elif given["state"] == "recorded":
             differences = [] if module.check_mode else record(device, given["fingerprints"], given["declared"])
             for each in differences:
                 module.warn(f"{each}; no role mends it. Undo it on the device, or accept it by -e full=true.")
-            result: dict[str, Any] = {"differences": [asdict(each) for each in differences]}
+            result = {"differences": [asdict(each) for each in differences]}
         else:
             fingerprints, everything = given["fingerprints"], given["everything"]
             if given["state"] == "begun":
@@ -171,7 +175,7 @@ def main() -> None:
             }
             if given["about"]:
                 result["about"] = about(device, given["thumbnail"])
-        if writes and (given["state"] == "recorded" or not result["run"]):
+        if writes and not result.get("run"):
             run_lock.release(device, given["run"])
     except (DeviceError, OSError) as error:
         module.fail_json(msg=str(error))

@@ -41,10 +41,9 @@ options:
     elements: dict
     default: []
   secrets:
-    description: Names of the secrets that the inventory has.
-    type: list
-    elements: str
-    default: []
+    description: The secrets that the inventory has, by name, each with C(SecretString) or C(SecretBinary).
+    type: dict
+    default: {}
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:

@@ -107,7 +107,7 @@ def site() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def provisioning() -> dict[str, Any]:
     """Return the one block of site.yml: what provisions a device, and what has it go back."""
-    _, block = site()[1]["tasks"]
+    (block,) = site()[1]["tasks"]
     found: dict[str, Any] = block
     return found
 

@@ -119,7 +119,7 @@ def test_the_others_converge_and_each_failure_is_named_with_how_to_try_again(fle
     (variables / f"{BUSY}.yml").unlink()
     (variables / f"{LOCKED_OUT}.yml").unlink()
     fleet.root(BUSY, "systemctl stop holder")
-    fleet.root(TAKEN, "rm /run/pi-fleet/run.json")
+    fleet.root(TAKEN, "rm /var/lib/pi-fleet/run.json")
     run("podman", "start", container)
     Playbooks(str(fleet.folder / "inventory")).await_boot(OFF)
     for command in re.findall(r"try just (?:it|them) again: (ansible-playbook .*)", done.output):

@@ -181,6 +181,8 @@ def test_a_release_that_crashes_at_import_is_stopped_at_the_canary_which_answers
     assert said["Left as they were, since the rollout stopped"][0] == ["pi-03", "pi-04", "pi-05"]
     assert "RuntimeError: this release is bad" in run.output
     assert f"went back: {LAMBDA} from" in run.output
+    # It is nobody's any more.
+    assert fleet.root("pi-02", "import os; print(os.path.exists('/var/lib/pi-fleet/run.json'))").strip() == "False"
     assert current(fleet, *NAMES[1:5]) == {host: before[host] for host in NAMES[1:5]}
     assert history(fleet, "pi-02") == [before["pi-02"]]
 

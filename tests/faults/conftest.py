@@ -56,11 +56,13 @@ class Pi:
         """Run lines of shell on it as root."""
         return self.root(f"subprocess.run(['sh', '-e'], input={chr(10).join(lines)!r}, text=True, check=True)")
 
-    def refuses(self, *words: str) -> str:
-        """Require that site.yml fails, in words that say why, without a traceback; return what it said."""
-        run = self.play("site.yml")
+    def refuses(self, *words: str, changed: int = 0) -> str:
+        """Require that site.yml changes nothing, in words that say why, without a traceback; return what it said."""
+        # Also on a device where nothing is to do.
+        run = self.play("site.yml", "--extra-vars", "full=true")
         said = unwrapped(run.output)
         assert run.code != 0, run.output[-4000:]
+        assert run.changed[self.name] <= changed, run.output[-4000:]
         for word in words:
             assert word in said, run.output[-4000:]
         assert "Traceback" not in said
@@ -75,7 +77,9 @@ class Pi:
         again = self.play("site.yml")
         assert again.changed[self.name] == 0, again.output[-4000:]
         assert "converged, " in again.output, again.output[-4000:]
-        return unwrapped(run.output)
+        said = unwrapped(run.output)
+        assert "Traceback" not in said
+        return said
 
     def answers(self) -> Run:
         """Require that a question about a picture is answered."""

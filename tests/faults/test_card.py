@@ -7,11 +7,11 @@ import pytest
 from tests.faults.conftest import Pi
 
 FILL = """
-free = os.statvfs({folder!r})
-with open({folder!r} + "/filling", "wb") as stream:
+handle = os.open({folder!r} + "/filling", os.O_WRONLY | os.O_CREAT)
+for size in (2**20, 4096):
     try:
         while True:
-            stream.write(bytes(2**20))
+            os.write(handle, bytes(size))
     except OSError:
         pass
 """
@@ -29,7 +29,7 @@ def test_the_card_is_full(machine: Pi) -> None:
     """
     machine.root(FILL.format(folder="/var"))
     try:
-        machine.refuses("free")
+        machine.refuses("The device's card is full (", "sudo apt clean")
     finally:
         machine.sh("rm /var/filling")
     machine.heals()
@@ -58,24 +58,22 @@ def test_the_card_is_read_only(machine: Pi) -> None:
     """
     machine.sh("echo u >/proc/sysrq-trigger", "sleep 2")
     try:
-        machine.refuses("ead-only")
+        machine.refuses("The device's card is read-only", "sudo reboot")
     finally:
         machine.sh("mount -o remount,rw /", "mount -o remount,rw /boot/firmware")
     machine.heals()
 
 
-@pytest.mark.parametrize("when", ["-10 years", "+1 day"])
-def test_the_clock_is_wrong(machine: Pi, when: str) -> None:
-    """The clock is wrong.
+@pytest.mark.parametrize(("there", "back"), [("-10 years", "+10 years"), ("+1 day", "-1 day")], ids=["past", "future"])
+def test_the_clock_is_wrong(machine: Pi, there: str, back: str) -> None:
+    """The clock is wrong: ten years in the past, or a day ahead.
 
     site.yml says by how much, and what to do, before it changes anything. Questions are answered as before.
     """
-    machine.sh(f"date --set='{when}'")
+    machine.sh(f"date --set='{there}'")
     try:
-        machine.refuses("clock", "sudo date -u -s")
+        machine.refuses("The device's clock is", "sudo date -u -s")
         machine.answers()
     finally:
-        now = "import time; print(time.time())"
-        del now
-        machine.sh(f"date --set='{when.translate(str.maketrans('+-', '-+'))}'")
+        machine.sh(f"date --set='{back}'")
     machine.heals()

@@ -22,10 +22,11 @@ print(json.dumps(client.ask()))
 """
 FLOOD = """
 client = Client()
-client.client.max_queued_messages_set(0)
-client.client.max_inflight_messages_set(1000)
 for number in range(3000):
     client.publish(payload=b"x" * 2000)
+units = ["mosquitto", "localcore", "lambda@beverage_classifier", "connector@beverage-classifier"]
+show = ["systemctl", "show", "--property=MainPID", *units]
+before = subprocess.check_output(show, text=True)
 answers, errors, quiet = 0, set(), 0
 while quiet < 30 and answers < 3000:
     got = client.wait(time.monotonic(), 1)
@@ -33,9 +34,8 @@ while quiet < 30 and answers < 3000:
     answers += got["topic"] == RESPONSE
     if (got["topic"] or "").endswith("/errors"):
         errors.add(got["message"]["error"])
-units = ["mosquitto", "localcore", "lambda@beverage_classifier", "connector@beverage-classifier"]
-active = {unit: subprocess.getoutput(f"systemctl is-active {unit}") for unit in units}
-found = {"answers": answers, "errors": sorted(errors), "active": active, "next": client.ask()}
+after = subprocess.check_output(show, text=True)
+found = {"answers": answers, "errors": sorted(errors), "same": before == after, "next": client.ask()}
 print(json.dumps(found))
 """
 
@@ -57,8 +57,9 @@ def test_queues_are_full(pi: Pi) -> None:
     """
     found = on(pi.fleet, pi.name, f"import subprocess\n{FLOOD}")
     print(found)
-    assert set(found["active"].values()) == {"active"}
+    assert found["same"]
     assert found["answers"] > 0
+    assert found["errors"]
     assert found["next"]["topic"] == "/response/prediction/beverage_container", found
     pi.heals()
 

@@ -29,8 +29,10 @@ def test_a_package_is_held(pi: Pi) -> None:
     The run fails, and names the package and how to let go of it.
     """
     pi.sh(f"dpkg --purge {PACKAGE}", f"apt-mark hold {PACKAGE}")
-    pi.refuses(PACKAGE, f"apt-mark unhold {PACKAGE}")
-    pi.sh(f"apt-mark unhold {PACKAGE}")
+    try:
+        pi.refuses(PACKAGE, f"apt-mark unhold {PACKAGE}")
+    finally:
+        pi.sh(f"apt-mark unhold {PACKAGE}")
     pi.heals()
 
 

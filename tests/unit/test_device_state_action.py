@@ -78,7 +78,7 @@ def test_what_roles_manage_is_sent_with_what_they_were_given(tmp_path: Path) -> 
 def other(**fields: Any) -> dict[str, Any]:
     """Return a run of this control node that has ended, or another one."""
     alive = device_state.this_run()
-    return {**alive, "pid": 2**22 + 1, "who": "ada@office", "since": "2026-11-27T11:00:00Z", "by": [1, "1"], **fields}
+    return {**alive, "pid": 2**22 + 1, "who": "ada@office", "since": "2026-11-27T11:00:00Z", "by": None, **fields}
 
 
 @pytest.mark.parametrize("state", ["probed", "begun"])
@@ -93,7 +93,7 @@ def test_a_run_of_this_control_node_that_was_killed_holds_nothing_up(state: str)
 
 
 @pytest.mark.parametrize(
-    "fields", [{"node": "elsewhere"}, {"pid": os.getppid()}], ids=["of another control node", "that is there"]
+    "fields", [{"machine": "elsewhere"}, {"pid": os.getppid()}], ids=["of another control node", "that is there"]
 )
 def test_another_run_is_named_with_what_to_do(fields: dict[str, Any]) -> None:
     held = other(**fields)
@@ -102,10 +102,19 @@ def test_another_run_is_named_with_what_to_do(fields: dict[str, Any]) -> None:
     assert "ada@office" in result["held"]
     result, _ = ask("begun", {"failed": True, "msg": "busy", "held": held})
     assert result["failed"]
+    assert result["held"] == run_lock.sentence(held)
 
 
-def test_a_run_is_told_from_others_by_its_control_node_and_process() -> None:
+def test_a_run_is_told_from_others_by_its_control_node_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
     run = device_state.this_run()
     assert run["pid"] == os.getppid()
     assert run_lock.is_alive(run["pid"], run["started"])
     assert not run_lock.is_alive(run["pid"], "another time")
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with pytest.raises(AnsibleError, match="has ended"):
+        device_state.this_run()
+
+
+def test_where_another_run_has_done_it_all_since_nothing_is_left(tmp_path: Path) -> None:
+    result, _ = ask("begun", {"run": {}}, ansible_facts={"pi_fleet_run": ["camera"]})
+    assert result["ansible_facts"] == {"pi_fleet_run": []}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ def refuse(**arguments: Any) -> str:
 
 def function(name: str = "echo", **more: Any) -> dict[str, Any]:
     return {"name": name, "handler": f"{name}.handler", **more}
+
+
+def valued(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    return {name: {"SecretString": f"the value of {name}"} for name in names}
 
 
 def unit(result: dict[str, Any], name: str = "echo") -> dict[str, Any]:
@@ -266,7 +270,7 @@ def test_no_function_sees_the_volume_of_another(first: dict[str, str], second: d
 
 def test_secrets_are_granted_by_their_names() -> None:
     secrets = ["wifi/home", "wifi-home"]
-    result = compose(function("a", secrets=secrets), function("b", secrets=secrets[1:]), secrets=secrets)
+    result = compose(function("a", secrets=secrets), function("b", secrets=secrets[1:]), secrets=valued(secrets))
     group = core.parse(result["group"])
     names = {each.name: [group.resources[key].name for key in each.access] for each in group.functions}
     assert names == {"a": ["wifi/home", "wifi-home"], "b": ["wifi-home"]}
@@ -316,7 +320,7 @@ functions = st.lists(
 
 @given(functions)
 def test_whatever_the_inventory_may_hold_comes_out_as_it_went_in(wanted: list[dict[str, Any]]) -> None:
-    result = compose(*wanted, secrets=[secret for each in wanted for secret in each["secrets"]])
+    result = compose(*wanted, secrets=valued(secret for each in wanted for secret in each["secrets"]))
     group = core.parse(json.loads(json.dumps(result["group"])))
     assert [each.name for each in group.functions] == [each["name"] for each in wanted]
     for put, found in zip(wanted, group.functions, strict=True):
@@ -520,10 +524,30 @@ def test_a_connector_without_a_model_is_refused(definition: Path, lambdas: list[
 
 def test_a_secret_that_the_inventory_does_not_have_is_refused() -> None:
     functions = [{**CLASSIFIER, "secrets": ["wifi"]}]
-    assert "failed" not in run(functions=functions, secrets=["wifi"])
+    assert "failed" not in run(functions=functions, secrets=valued(["wifi"]))
     assert refuse(functions=functions) == (
         "The group has the secret wifi, and local_core_secrets does not: add it to the inventory's vault."
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (
+            {"SecretNothing": "hush"},
+            "local_core_secrets must have either SecretString or SecretBinary for the secret wifi",
+        ),
+        ({"SecretString": "hush", "SecretBinary": "aHVzaA=="}, "local_core_secrets must have either SecretString or"),
+        ("hush", "local_core_secrets must have either SecretString or SecretBinary for the secret wifi; correct it."),
+        ({"SecretString": 4711}, "local_core_secrets have a SecretString of wifi that is no string; correct it."),
+        ({"SecretBinary": "hush!"}, "local_core_secrets have a SecretBinary of wifi that is no base64; correct it."),
+    ],
+)
+def test_a_secret_that_the_local_core_would_not_take_is_refused(value: Any, said: str) -> None:
+    message = refuse(secrets={"wifi": value})
+    assert message.startswith(said)
+    assert "hush" not in message
+    assert "4711" not in message
 
 
 def test_a_volume_of_the_inventory_may_name_a_group() -> None:

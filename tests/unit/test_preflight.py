@@ -35,6 +35,8 @@ def said(**changes: str) -> str:
         "armv6": "0",
         "python": "3.11",
         "offline": "",
+        "left": "3000",
+        "written": "yes",
         "clock": str(NOW),
     }
     return "".join(f"{key}={value}\n" for key, value in {**lines, **changes}.items())
@@ -50,7 +52,7 @@ def refused(text: str, asked: float = NOW, answered: float = NOW) -> list[str]:
 
 
 def test_what_a_device_answers() -> None:
-    assert Answer.parse(BUSTER) == Answer("buster", "armhf", "armv7l", False, "3.7", "", NOW)
+    assert Answer.parse(BUSTER) == Answer("buster", "armhf", "armv7l", False, "3.7", "", 3000, True, NOW)
     assert Answer.parse(ZERO).armv6
     assert Answer.parse(said(armv6="", machine="armv6l")).armv6
     assert not Answer.parse(said(armv6="")).armv6
@@ -75,6 +77,8 @@ def test_this_machine_answers_the_question() -> None:
     assert answer.architecture in preflight.ARCHITECTURES
     assert answer.release
     assert answer.clock > 1_700_000_000
+    assert answer.left > 0
+    assert answer.writable
     assert re.fullmatch(r"3\.\d+", answer.python)
 
 
@@ -102,6 +106,9 @@ def test_what_is_supported_passes(text: str) -> None:
         (said(architecture="armel"), "userland is armel;", "flash a 32-bit or 64-bit Raspberry Pi OS."),
         (said(architecture=""), "userland is unknown;", "flash a 32-bit or 64-bit Raspberry Pi OS."),
         (said(python=""), "no python3", "install it with 'sudo apt install python3'."),
+        (said(written=""), "card is read-only", "write a new card if that does not last."),
+        (said(written="", left="0"), "card is read-only", "write a new card if that does not last."),
+        (said(left="31"), "card is full (31 MiB left on /", "collect field data and remove it there."),
     ],
 )
 def test_one_sentence_a_fault(text: str, found: str, next_step: str) -> None:

@@ -91,21 +91,19 @@ def _tokens(data: Mapping[str, Any], group: Group) -> dict[str, str]:
 
 def _secrets(data: Mapping[str, Any], group: Group) -> dict[str, dict[str, str]]:
     given = _mapping(CREDENTIALS, "secrets", data.get("secrets", {}))
-    secrets = {}
-    for secret in (resource for resource in group.resources.values() if isinstance(resource, Secret)):
-        value = _mapping(CREDENTIALS, f"the secret {secret.name}", given.get(secret.name))
-        if len(value) != 1 or not value.keys() <= {"SecretString", "SecretBinary"}:
-            raise LocalCoreError(
-                f"{CREDENTIALS} must have either SecretString or SecretBinary for the secret {secret.name}; correct it."
-            )
-        ((kind, content),) = value.items()
-        if not isinstance(content, str) or (kind == "SecretBinary" and not _is_base64(content)):
-            raise LocalCoreError(
-                f"{CREDENTIALS} have a {kind} of {secret.name} that is no "
-                f"{'base64' if kind == 'SecretBinary' else 'string'}; correct it."
-            )
-        secrets[secret.name] = {kind: content}
-    return secrets
+    names = [resource.name for resource in group.resources.values() if isinstance(resource, Secret)]
+    return {name: parse_secret(CREDENTIALS, name, given.get(name)) for name in names}
+
+
+def parse_secret(what: str, name: str, value: object) -> dict[str, str]:
+    """Return the value of a secret; LocalCoreError says what is wrong with it in `what`, and never what it is."""
+    if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"SecretString", "SecretBinary"}:
+        raise LocalCoreError(f"{what} must have either SecretString or SecretBinary for the secret {name}; correct it.")
+    ((kind, content),) = value.items()
+    if not isinstance(content, str) or (kind == "SecretBinary" and not _is_base64(content)):
+        shape = "base64" if kind == "SecretBinary" else "string"
+        raise LocalCoreError(f"{what} have a {kind} of {name} that is no {shape}; correct it.")
+    return {kind: content}
 
 
 def _json(what: str, text: bytes) -> object:
