@@ -55,9 +55,15 @@ class ActionModule(ActionBase):
         if wanted <= installed:
             return {"changed": False}
         finished = not installed and self._finish(variables)
-        result: dict[str, Any] = self._execute_module(
-            module_name="ansible.builtin.apt", module_args={"name": sorted(wanted), **APT}, task_vars=variables
-        )
+        result = self._apt(variables, name=sorted(wanted))
+        if result.get("failed") and not str(result["msg"]).startswith("Failed to update apt cache"):
+            held = sorted(wanted & self._held(variables)) if "held" in str(result["msg"]).lower() else []
+            if held:
+                names = " ".join(held)
+                sentence = f"What roles need is held on the device ({names}): run 'sudo apt-mark unhold {names}' there."
+                return {**result, "msg": sentence}
+            # Lists of today may be of a mirror that has other packages by now, or that had none to give.
+            result = self._apt(variables, name=sorted(wanted), cache_valid_time=0)
         if result.get("failed"):
             roles = ", ".join(arguments["roles"])
             asked = f"Asked for were the packages of {roles}, and what local_core_packages of the inventory adds."
@@ -74,6 +80,19 @@ class ActionModule(ActionBase):
             module_name="ansible.builtin.setup", module_args=dict(RELEASE), task_vars=variables
         )
         return str(answer.get("ansible_facts", {}).get("ansible_distribution_release", ""))
+
+    def _apt(self, variables: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module(
+            module_name="ansible.builtin.apt", module_args={**APT, **arguments}, task_vars=variables
+        )
+        return result
+
+    def _held(self, variables: dict[str, Any]) -> set[str]:
+        """Return the packages that apt may not touch."""
+        answer = self._execute_module(
+            module_name="ansible.builtin.command", module_args={"_raw_params": "apt-mark showhold"}, task_vars=variables
+        )
+        return set(str(answer.get("stdout", "")).split())
 
     def _finish(self, variables: dict[str, Any]) -> bool:
         """Configure what was only unpacked; apt brings what that may lack. Say whether there was any."""

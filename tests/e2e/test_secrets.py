@@ -206,7 +206,6 @@ def vault() -> Vault:
     vault.fail("playbooks/site.yml", "-e", "mqtt_broker_certificate=none")
     vault.fail("playbooks/site.yml", "-e", "ansible_become_password=wrong")
     vault.fail("playbooks/site.yml", "-e", json.dumps({"local_core_secrets": {"greeting": {"SecretNothing": "x"}}}))
-    vault.play("playbooks/verify.yml")
     vault.fail("playbooks/card.yml", "-e", "card_wifi_country=nowhere")
     vault.logged = log.end()
     return vault

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.conftest import Pi
 
 # One of those that roles install, and that nothing needs to be removed for.
-PACKAGE = "mosquitto-clients"
+PACKAGE = "python3-paho-mqtt"
 MIRROR = r"""
 import http.server, sys
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -28,7 +28,7 @@ def test_a_package_is_held(pi: Pi) -> None:
 
     The run fails, and names the package and how to let go of it.
     """
-    pi.sh(f"dpkg --purge {PACKAGE}", f"apt-mark hold {PACKAGE}")
+    pi.sh("apt-get -qq update", f"dpkg --purge {PACKAGE}", f"apt-mark hold {PACKAGE}")
     try:
         pi.refuses(PACKAGE, f"apt-mark unhold {PACKAGE}")
     finally:

@@ -36,6 +36,8 @@ class Started:
         """Wait until it has ended, and return what it said."""
         self.process.wait()
         self.reader.join()
+        assert self.process.stdout
+        self.process.stdout.close()
         return self.said
 
 

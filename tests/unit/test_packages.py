@@ -83,9 +83,37 @@ def test_a_check_configures_nothing() -> None:
     assert plugin.run(task_vars=seen())["changed"] is True
 
 
-def test_what_failed_is_not_remembered() -> None:
-    failed = {"failed": True, "msg": "No package matching 'rsync' is available"}
+def test_what_is_held_is_named_with_how_to_let_go_of_it() -> None:
+    failed = {
+        "failed": True,
+        "msg": "E: Held packages were changed and -y was used without --allow-change-held-packages.",
+    }
+    plugin = action("collect", module=[failed, {"stdout": "linux-image-rpi-v8\nrsync\n"}])
+    result = plugin.run(task_vars=seen("perl"))
+    assert result["failed"]
+    assert result["msg"] == "What roles need is held on the device (rsync): run 'sudo apt-mark unhold rsync' there."
+
+
+NOT_THERE = {"failed": True, "msg": "No package matching 'rsync' is available"}
+
+
+def test_lists_of_today_may_be_of_no_use() -> None:
+    plugin = action("collect", module=[NOT_THERE, CHANGED])
+    assert plugin.run(task_vars=seen("perl"))["changed"]
+    assert [arguments["cache_valid_time"] for _, arguments in asked(plugin)] == [86400, 0]
+
+
+def test_a_mirror_that_has_just_been_asked_is_not_asked_again() -> None:
+    failed = {
+        "failed": True,
+        "msg": "Failed to update apt cache after 5 retries: E:The repository ... has no Release file.",
+    }
     result = action("collect", module=[failed]).run(task_vars=seen("perl"))
+    assert result["msg"].startswith(failed["msg"])
+
+
+def test_what_failed_is_not_remembered() -> None:
+    result = action("collect", module=[NOT_THERE, NOT_THERE]).run(task_vars=seen("perl"))
     assert result["failed"] is True
     assert "ansible_facts" not in result
     assert result["msg"].startswith("No package matching 'rsync' is available (Asked for were the packages of collect,")
