@@ -92,6 +92,17 @@ def write_text(path: Path, text: str, mode: int | None = None, owner: tuple[int,
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.pi-fleet-new")
     new.unlink(missing_ok=True)
+    try:
+        _write(new, path, text, mode, owner)
+        new.rename(path)
+    except OSError as error:
+        # A full card tells no name, and half a file would keep it full.
+        new.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    sync(path.parent)
+
+
+def _write(new: Path, path: Path, text: str, mode: int | None, owner: tuple[int, int] | None) -> None:
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as stream:
         stream.write(text.encode("utf-8", "surrogateescape"))
@@ -107,8 +118,6 @@ def write_text(path: Path, text: str, mode: int | None = None, owner: tuple[int,
                 os.fchmod(stream.fileno(), 0o644 if mode is None else mode)
         stream.flush()
         os.fsync(stream.fileno())
-    new.rename(path)
-    sync(path.parent)
 
 
 def switch_link(path: Path, target: str) -> None:

@@ -89,7 +89,9 @@ def test_the_cloud_is_away(pi: Pi) -> None:
     }
     linked = pi.play("site.yml", "--extra-vars", json.dumps({"mqtt_broker_bridge": bridge}))
     assert linked.code == 0, linked.output[-4000:]
-    talk(pi, "bridge", "cut")
-    pi.sh("systemctl stop cloud")
+    try:
+        talk(pi, "bridge", "cut")
+    finally:
+        pi.sh("systemctl stop cloud")
     pi.answers()
     pi.heals()

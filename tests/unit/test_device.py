@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -39,3 +40,17 @@ def test_a_link_to_anything_else_is_replaced_and_that_stays(tmp_path: Path, kind
     assert stat.S_IFMT(there.lstat().st_mode) == before
     assert not (tmp_path / "link").is_symlink()
     assert (tmp_path / "link").read_text() == "new"
+
+
+def test_a_full_card_is_told_with_the_files_name_and_nothing_is_left_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "cmdline.txt").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/cmdline.txt'"):
+        write_text(tmp_path / "cmdline.txt", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["cmdline.txt"]
+    assert (tmp_path / "cmdline.txt").read_text() == "old"
