@@ -8,7 +8,7 @@ from tests.faults.conftest import Pi
 
 FILL = """
 handle = os.open({folder!r} + "/filling", os.O_WRONLY | os.O_CREAT)
-for size in (2**20, 4096):
+for size in (2**20, 4096, 1):
     try:
         while True:
             os.write(handle, bytes(size))
