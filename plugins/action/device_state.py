@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import getpass
+import multiprocessing
 import os
 import platform
 from typing import Any
@@ -75,9 +76,10 @@ class ActionModule(ActionBase):
 
 
 def this_run() -> dict[str, Any]:
-    """Return what tells this run from all others, and whose it is; its process is the parent of this plugin's."""
-    pid = os.getppid()
-    if pid == 1:
+    """Return what tells this run from all others, and whose it is; its process is the one that made this worker."""
+    made_by = multiprocessing.parent_process()
+    pid = made_by.pid if made_by and made_by.pid else os.getppid()
+    if pid != os.getppid():
         raise AnsibleError("ansible-playbook has ended: nothing is begun any more.")
     found = run_lock.process(pid)
     return {

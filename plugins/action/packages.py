@@ -56,14 +56,15 @@ class ActionModule(ActionBase):
             return {"changed": False}
         finished = not installed and self._finish(variables)
         result = self._apt(variables, name=sorted(wanted))
-        if result.get("failed") and not str(result["msg"]).startswith("Failed to update apt cache"):
-            held = sorted(wanted & self._held(variables)) if "held" in str(result["msg"]).lower() else []
-            if held:
-                names = " ".join(held)
-                sentence = f"What roles need is held on the device ({names}): run 'sudo apt-mark unhold {names}' there."
-                return {**result, "msg": sentence}
+        if result.get("failed") and not no_lists(result):
             # Lists of today may be of a mirror that has other packages by now, or that had none to give.
-            result = self._apt(variables, name=sorted(wanted), cache_valid_time=0)
+            again = self._apt(variables, name=sorted(wanted), cache_valid_time=0)
+            result = result if no_lists(again) else again
+        if result.get("failed") and "held" in str(result["msg"]).lower():
+            held = " ".join(sorted((wanted - installed) & self._held(variables)))
+            if held:
+                sentence = f"What roles need is held on the device ({held}): run 'sudo apt-mark unhold {held}' there."
+                return {**result, "msg": sentence}
         if result.get("failed"):
             roles = ", ".join(arguments["roles"])
             asked = f"Asked for were the packages of {roles}, and what local_core_packages of the inventory adds."
@@ -104,3 +105,8 @@ class ActionModule(ActionBase):
             task_vars=variables,
         )
         return bool(answer.get("stdout"))
+
+
+def no_lists(result: dict[str, Any]) -> bool:
+    """Say whether apt failed for want of package lists."""
+    return bool(result.get("failed")) and str(result["msg"]).startswith("Failed to update apt cache")

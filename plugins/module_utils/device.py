@@ -97,7 +97,8 @@ def write_text(path: Path, text: str, mode: int | None = None, owner: tuple[int,
         new.rename(path)
     except OSError as error:
         # A full card tells no name, and half a file would keep it full.
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from None
     sync(path.parent)
 

@@ -13,9 +13,10 @@ import calendar
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def this_node(root: Path = Path("/")) -> dict[str, str]:
         namespace = str((root / "proc/self/ns/pid").readlink())
     except OSError:
         namespace = ""
-    machine = (read_text(root / "etc/machine-id") or "").strip() or os.uname().nodename
+    machine = (read_text(root / "etc/machine-id") or "").strip()
+    if not re.fullmatch("[0-9a-f]{32}", machine):
+        machine = os.uname().nodename
     boot = (read_text(root / "proc/sys/kernel/random/boot_id") or "").strip()
     return {"machine": f"{machine} {namespace}".strip(), "boot": boot}
 
@@ -82,12 +85,17 @@ def has_ended(run: Run) -> bool:
     here = this_node()
     if run["machine"] != here["machine"]:
         return False
-    if not run["started"]:
-        # macOS tells nobody when a process was started.
-        with suppress(OSError):
-            os.kill(run["pid"], 0)
-            return False
-    return run["boot"] != here["boot"] or not is_alive(run["pid"], run["started"])
+    if run["boot"] != here["boot"]:
+        return True
+    try:
+        os.kill(run["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        # Somebody else's, which /proc may hide.
+        return False
+    # macOS tells nobody when a process was started.
+    return bool(run["started"]) and not is_alive(run["pid"], run["started"])
 
 
 def take(device: Device, run: Run, ended: Run | None = None) -> Run | None:
@@ -132,8 +140,8 @@ def sentence(other: Run) -> str:
     """Say who provisions a device, and what to do."""
     return (
         f"{other['who']} (process {other['pid']} there) provisions it since {other['since']}: wait until that run has"
-        f" ended, then run again. If it was killed, it counts for {LEASE // 60} minutes, or until 'sudo rm {PATH}'"
-        " on the device."
+        f" ended, then run again. If it was killed, it counts for {LEASE // 60} minutes at least, or until"
+        f" 'sudo rm {PATH}' on the device."
     )
 
 

@@ -17,7 +17,8 @@ description:
     or if something that it manages is not as it was recorded. Where the record is missing or damaged, all have.
   - A package that is newer than it was recorded is as it should be.
   - From C(begun) to C(recorded) or C(released) the device is the run's that asked. Another one is refused in one
-    sentence; a run that was killed holds nobody up on its own control node, and on others for a quarter of an hour.
+    sentence; a run that was killed does not count on its own control node, and on others for a quarter of an hour or
+    more.
 options:
   state:
     description:

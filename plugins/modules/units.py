@@ -42,7 +42,6 @@ options:
       - Each has C(path) and C(content), and may have C(owner) and C(group) (both V(root)) and C(mode) (V(0600)).
       - A list as JSON text. Of a list itself Ansible logs on the device what has more than one line.
     type: json
-    default: "[]"
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
@@ -97,7 +96,7 @@ def main() -> None:
             "enable": {"type": "list", "elements": "str", "required": True},
             "retire": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "list", "elements": "str", "default": []},
-            "configuration": {"type": "json", "default": "[]", "no_log": True},
+            "configuration": {"type": "json", "no_log": True},
         },
         supports_check_mode=True,
     )
@@ -105,7 +104,7 @@ def main() -> None:
     given = module.params
     configuration = [
         File(**{"owner": "root", "group": "root", **each, "mode": int(each.get("mode", "0600"), 8)})
-        for each in json.loads(given["configuration"])
+        for each in json.loads(given["configuration"] or "[]")
     ]
     units = Units(device, given["files"], given["enable"], configuration, given["retire"], given["keep"])
     retired = units.retired()

@@ -59,7 +59,7 @@ def start(pi: Pi, *prefix: str, **environment: str) -> Started:
 def test_the_control_node_dies(pi: Pi) -> None:
     """ansible-playbook is killed in a run, with all that it started on the control node.
 
-    The next run waits for what that left running on the device, and for nothing else, and heals.
+    The next run waits until what it started on the device has ended, and heals.
     """
     run = start(pi)
     kill_all(run.process)

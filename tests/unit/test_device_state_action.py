@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
@@ -110,7 +112,11 @@ def test_a_run_is_told_from_others_by_its_control_node_and_process(monkeypatch: 
     assert run["pid"] == os.getppid()
     assert run_lock.is_alive(run["pid"], run["started"])
     assert not run_lock.is_alive(run["pid"], "another time")
-    monkeypatch.setattr(os, "getppid", lambda: 1)
+    made_by = Mock(pid=os.getppid())
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: made_by)
+    assert device_state.this_run() == run
+    # It is gone, and whoever takes orphans is the parent now.
+    made_by.pid = 2**22 + 1
     with pytest.raises(AnsibleError, match="has ended"):
         device_state.this_run()
 

@@ -88,7 +88,7 @@ def test_what_is_held_is_named_with_how_to_let_go_of_it() -> None:
         "failed": True,
         "msg": "E: Held packages were changed and -y was used without --allow-change-held-packages.",
     }
-    plugin = action("collect", module=[failed, {"stdout": "linux-image-rpi-v8\nrsync\n"}])
+    plugin = action("collect", module=[failed, failed, {"stdout": "linux-image-rpi-v8\nrsync\n"}])
     result = plugin.run(task_vars=seen("perl"))
     assert result["failed"]
     assert result["msg"] == "What roles need is held on the device (rsync): run 'sudo apt-mark unhold rsync' there."
@@ -110,6 +110,12 @@ def test_a_mirror_that_has_just_been_asked_is_not_asked_again() -> None:
     }
     result = action("collect", module=[failed]).run(task_vars=seen("perl"))
     assert result["msg"].startswith(failed["msg"])
+
+
+def test_why_apt_failed_is_not_lost_when_the_mirror_is_away_too() -> None:
+    away = {"failed": True, "msg": "Failed to update apt cache: unknown reason"}
+    result = action("collect", module=[NOT_THERE, away]).run(task_vars=seen("perl"))
+    assert result["msg"].startswith("No package matching 'rsync' is available")
 
 
 def test_what_failed_is_not_remembered() -> None:

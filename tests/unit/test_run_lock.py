@@ -26,7 +26,7 @@ class Pi:
         self.device = Device(lambda argv: (1, "", ""), root)
         self.write("sys/kernel/random/boot_id", "boot\n")
         (root / "etc").mkdir()
-        (root / "etc/machine-id").write_text("pi\n")
+        (root / "etc/machine-id").write_text("0123456789abcdef" * 2 + "\n")
         (root / "proc/self/ns").mkdir(parents=True)
         (root / "proc/self/ns/pid").symlink_to("pid:[1]")
         self.start(os.getpid(), "python3", 4712)
@@ -148,3 +148,16 @@ def test_a_run_is_known_to_have_ended_where_it_was(monkeypatch: pytest.MonkeyPat
     # macOS has no /proc.
     assert not run_lock.has_ended({**here, "started": ""})
     assert run_lock.has_ended({**here, "started": "", "pid": 2**22 + 1})
+
+    def others(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    # Somebody else's process, which /proc may hide.
+    monkeypatch.setattr(os, "kill", others)
+    assert not run_lock.has_ended({**here, "started": "earlier", "pid": 2**22 + 1})
+
+
+@pytest.mark.parametrize("text", ["", "uninitialized\n", "pi\n"])
+def test_a_machine_without_a_number_goes_by_its_name(pi: Pi, text: str) -> None:
+    (pi.root / "etc/machine-id").write_text(text)
+    assert run_lock.this_node(pi.root) == {"machine": f"{os.uname().nodename} pid:[1]", "boot": "boot"}
