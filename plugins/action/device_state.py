@@ -47,9 +47,7 @@ class ActionModule(ActionBase):
             result["held"] = run_lock.sentence(result["held"]) if result.get("held") else ""
         if state == "begun" and not result.get("failed"):
             asked = (task_vars or {}).get("ansible_facts", {}).get("pi_fleet_run", [])
-            # Nothing, if another run has done it all since.
-            run = [*asked, *result["run"]] if result["run"] else []
-            result["ansible_facts"] = {"pi_fleet_run": list(dict.fromkeys(run))}
+            result["ansible_facts"] = {"pi_fleet_run": list(dict.fromkeys([*asked, *result["run"]]))}
         return result
 
     def _ask(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
