@@ -43,8 +43,10 @@ class ActionModule(ActionBase):
             if result.get("failed"):
                 result = {"run": dict.fromkeys(names, f"it could not be asked: {result['msg']}")}
             result["ansible_facts"] = {"pi_fleet_run": list(result["run"])}
-        if state == "probed" or result.get("held"):
-            result["held"] = run_lock.sentence(result["held"]) if result.get("held") else ""
+        if result.get("held"):
+            result["held"] = run_lock.sentence(result["held"])
+        elif state == "probed":
+            result["held"] = ""
         if state == "begun" and not result.get("failed"):
             asked = (task_vars or {}).get("ansible_facts", {}).get("pi_fleet_run", [])
             result["ansible_facts"] = {"pi_fleet_run": list(dict.fromkeys([*asked, *result["run"]]))}

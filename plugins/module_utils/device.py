@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import grp
 import os
 import pwd
@@ -14,6 +15,7 @@ from pathlib import Path
 Runner = Callable[[list[str]], tuple[int, str, str]]
 """Runs a command and returns exit code, standard output and standard error: `AnsibleModule.run_command`."""
 
+UTC = "%Y-%m-%dT%H:%M:%SZ"
 CONTAINER = "this is a container, its kernel is the host's"
 MANAGED = "# This file belongs to pi-fleet: the next run overwrites what is changed here.\n"
 
@@ -155,4 +157,9 @@ def ids(owner: str, group: str) -> tuple[int, int]:
 
 def utc(moment: float | None = None) -> str:
     """Return a time, now if none is given, as records and reports have it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+    return time.strftime(UTC, time.gmtime(moment))
+
+
+def from_utc(text: str) -> float:
+    """Return the time that `utc` wrote; ValueError if it is none."""
+    return calendar.timegm(time.strptime(text, UTC))

@@ -9,7 +9,6 @@ waits for others, and when it reboots.
 
 from __future__ import annotations
 
-import calendar
 import fcntl
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
     Device,
+    from_utc,
     read_text,
     remove,
     utc,
@@ -131,7 +131,7 @@ def holder(device: Device, run: Run, ended: Run | None = None) -> Run | None:
     if found["machine"] == run["machine"]:
         # Whoever asks knows better: see has_ended.
         return found
-    lately = abs(time.time() - calendar.timegm(time.strptime(found["since"], "%Y-%m-%dT%H:%M:%SZ"))) < LEASE
+    lately = abs(time.time() - from_utc(found["since"])) < LEASE
     by = found["by"]
     return found if lately or (by and is_alive(by[0], by[1], device.root)) else None
 
@@ -148,7 +148,7 @@ def sentence(other: Run) -> str:
 def _note(device: Device) -> Run | None:
     try:
         found = json.loads(read_text(device.path(PATH)) or "null")
-        time.strptime(found["since"], "%Y-%m-%dT%H:%M:%SZ")
+        from_utc(found["since"])
         return {key: found[key] for key in (*IDENTITY, "who", "since", "by")}
     except (ValueError, KeyError, TypeError):
         return None

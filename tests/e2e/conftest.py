@@ -135,19 +135,24 @@ def unwrapped(text: str) -> str:
     return " ".join(text.split()).replace("''", "'")
 
 
+def with_all_it_started(process: int) -> set[int]:
+    """Return the numbers of a process and of all that stem from it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = {process}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
 def kill_all(process: subprocess.Popen[str]) -> str:
     """Kill a playbook and all that it started, at once; return what it still had to say.
 
     Ansible's workers have sessions of their own: killing the playbook's alone would let them finish.
     """
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    doomed = {process.pid}
-    while more := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
-        doomed |= more
-    for pid in doomed:
+    for pid in with_all_it_started(process.pid):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return process.communicate()[0]

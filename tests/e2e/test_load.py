@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.copies import Fleet, copies, run
-from tests.e2e.conftest import PROJECT, Run, unwrapped
+from tests.e2e.conftest import PROJECT, Run, unwrapped, with_all_it_started
 from tests.e2e.conftest import Fleet as Playbooks
 from tests.e2e.test_device_state import HELD
 
@@ -53,15 +53,8 @@ def fleet() -> Iterator[Fleet]:
 
 def memory(pid: int) -> float:
     """Return the GiB that a process and all that it started take, what they share counted once."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    counted = {pid}
-    while more := {child for child, parent in parents.items() if parent in counted} - counted:
-        counted |= more
     total = 0
-    for each in counted:
+    for each in with_all_it_started(pid):
         with suppress(OSError, AttributeError):
             found = re.search(r"^Pss: +(\d+)", Path(f"/proc/{each}/smaps_rollup").read_text(), re.MULTILINE)
             total += int(found[1]) if found else 0

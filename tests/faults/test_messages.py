@@ -67,9 +67,9 @@ def test_queues_are_full(pi: Pi) -> None:
 def talk(pi: Pi, *modes: str) -> str:
     """Have the device talk to its broker, as scenario mqtt_broker does."""
     text = (PROJECT / "molecule" / "mqtt_broker" / "files" / "talk.py").read_text()
+    pi.root(f"Path('/root/talk.py').write_text({text!r})")
     said = ""
     for mode in modes:
-        pi.root(f"Path('/root/talk.py').write_text({text!r})")
         said = pi.root(f"subprocess.run(['python3', '/root/talk.py', {mode!r}], check=True)")
     return said
 
