@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ type: aggregate
 short_description: Say at the end of a run which devices are left over, and the command for just them
 version_added: 0.1.0
 description:
-  - Names the devices that could not be reached, those that failed with what they said last, and those that a stopped
-    rollout did not come to, each with the command that tries just them again.
+  - Names the devices that could not be reached, those that failed with why and what became of
+    them, and those that a stopped rollout did not come to, each with the command that tries just them again.
   - It says nothing where nothing is left over. The exit code is ansible-playbook's, which is not 0 then.
 requirements:
   - Enabled as C(edge.pi_fleet.left_over) in C(callbacks_enabled), as the checkout's ansible.cfg does.
@@ -39,7 +39,7 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         """Begin a run."""
         super().__init__()
-        self.said: dict[str, str] = {}
+        self.said: dict[str, list[str]] = {}
         self.begun: set[str] = set()
         self.rollout: set[str] = set()
 
@@ -53,8 +53,9 @@ class CallbackModule(CallbackBase):
             self.begun.add(host.get_name())
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """Remember what a device said last."""
-        self._remember(result)
+        """Remember why something failed on a device, and what became of it."""
+        if not ignore_errors:
+            self._remember(result)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         """Remember why a device is not reached."""
@@ -71,11 +72,14 @@ class CallbackModule(CallbackBase):
 
     def _remember(self, result: Any) -> None:
         # Ansible has taken out what is not to be logged.
-        self.said[result.host.get_name()] = " ".join(str(result.result.get("msg", "")).split())
+        message = " ".join(str(result.result.get("msg", "")).split())
+        said = self.said.setdefault(result.host.get_name(), [])
+        if message and message not in said:
+            said.append(message)
 
 
 def report(
-    unreachable: set[str], failed: set[str], waiting: set[str], said: Mapping[str, str], command: list[str]
+    unreachable: set[str], failed: set[str], waiting: set[str], said: Mapping[str, Sequence[str]], command: list[str]
 ) -> list[str]:
     """Return the lines about devices that are left over, none if there are none."""
     lines = []
@@ -86,7 +90,8 @@ def report(
     ):
         if hosts:
             lines.append(f"{title}: {', '.join(sorted(hosts))}")
-            lines += [f"  {said[host]}" for host in sorted(hosts) if said.get(host)]
+            for host in sorted(hosts):
+                lines += [f"  {text if host in text else f'{host}: {text}'}" for text in said.get(host, [])]
             lines.append(f"  try just {'them' if len(hosts) > 1 else 'it'} again: {limited(command, hosts)}")
     return lines
 

@@ -25,12 +25,13 @@ def result(host: str, **said: Any) -> Any:
 
 
 def test_who_is_left_over_has_a_command_of_its_own() -> None:
-    said = {"pi-1": "pi-1 does not answer.", "pi-2": "pi-2 went back."}
+    said = {"pi-1": ["pi-1 does not answer."], "pi-2": ["A disk is full.", "pi-2 went back."]}
     assert report({"pi-1"}, {"pi-2", "pi-1"}, {"pi-4", "pi-3"}, said, COMMAND) == [
         "Not reached: pi-1",
         "  pi-1 does not answer.",
         "  try just it again: ansible-playbook playbooks/site.yml --limit pi-1",
         "Failed: pi-2",
+        "  pi-2: A disk is full.",
         "  pi-2 went back.",
         "  try just it again: ansible-playbook playbooks/site.yml --limit pi-2",
         "Left as they were, since the rollout stopped: pi-3, pi-4",
@@ -71,8 +72,11 @@ def test_a_run_is_followed_to_its_end(arguments: dict[str, Any]) -> None:
     callback.v2_playbook_on_play_start(Thing(hosts=["devices:&rollout_devices"], get_variable_manager=lambda: manager))
     for host in ("pi-2", "pi-3"):
         callback.v2_runner_on_start(Thing(get_name=lambda host=host: host), None)
+    callback.v2_runner_on_failed(result("pi-3", msg="It is not there yet."), ignore_errors=True)
     callback.v2_runner_on_failed(result("pi-3", msg="A disk is full."))
     callback.v2_runner_on_failed(result("pi-3", censored="the output has been hidden"))
+    callback.v2_runner_on_failed(result("pi-3", msg="pi-3 went back."))
+    callback.v2_runner_on_failed(result("pi-3", msg="pi-3 went\nback."))
     callback.v2_playbook_on_stats(Thing(dark={"pi-1": 1}, failures={"pi-3": 1}))
     assert shown[0] == "LEFT OVER"
     assert shown[1].splitlines() == [
@@ -80,6 +84,8 @@ def test_a_run_is_followed_to_its_end(arguments: dict[str, Any]) -> None:
         "  pi-1 does not answer.",
         "  try just it again: ansible-playbook site.yml --limit pi-1",
         "Failed: pi-3",
+        "  pi-3: A disk is full.",
+        "  pi-3 went back.",
         "  try just it again: ansible-playbook site.yml --limit pi-3",
         "Left as they were, since the rollout stopped: pi-4",
         "  try just it again: ansible-playbook site.yml --limit pi-4",
