@@ -51,10 +51,20 @@ def fleet() -> Iterator[Fleet]:
         yield next(made)
 
 
-def memory(pid: int) -> float:
-    """Return the GiB that a process and all that it started take, what they share counted once."""
+def connected(folder: Path) -> set[int]:
+    """Return the numbers of the processes that hold the connections whose sockets are in a folder."""
+    found = set()
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(folder).encode() in command.read_bytes():
+                found.add(int(command.parent.name))
+    return found
+
+
+def memory(pid: int, connections: Path) -> float:
+    """Return the GiB that a run takes with all that it started, what they share counted once."""
     total = 0
-    for each in with_all_it_started(pid):
+    for each in with_all_it_started(pid) | connected(connections):
         with suppress(OSError, AttributeError):
             found = re.search(r"^Pss: +(\d+)", Path(f"/proc/{each}/smaps_rollup").read_text(), re.MULTILINE)
             total += int(found[1]) if found else 0
@@ -65,17 +75,18 @@ def converge(fleet: Fleet) -> tuple[Run, float]:
     """Have all take another width of pictures; return the run, and the most memory that it took."""
     playbooks = Playbooks(str(fleet.folder / "inventory"))
     # By connections of its own: host keys are compared when one is made.
+    connections = fleet.folder / "cp"
     process = playbooks.start(
         "playbooks/site.yml",
         *("--extra-vars", "camera_width=500"),
-        ANSIBLE_SSH_CONTROL_PATH_DIR=str(fleet.folder / "cp"),
+        ANSIBLE_SSH_CONTROL_PATH_DIR=str(connections),
     )
     most = 0.0
 
     def watch() -> None:
         nonlocal most
         while process.poll() is None:
-            most = max(most, memory(process.pid))
+            most = max(most, memory(process.pid, connections))
             time.sleep(1)
 
     watching = threading.Thread(target=watch)

@@ -26,6 +26,10 @@ SEED = 2018
 SWAP = 1023996
 BOOT = 900
 TASKS = 256
+# That site.yml says while roles run, the last few left out.
+TASKS_OF_A_RUN = 110
+# What apt installs in half a minute.
+REMOVE = "import subprocess; subprocess.run(['apt-get', 'purge', '--yes', 'rsync', 'python3-cbor2'], check=True)"
 
 # As ggc_user, by the Lambda's own function: a picture's name is noted, with its hash, when it is said to be stored.
 STORE = r"""
@@ -73,6 +77,16 @@ def look(fleet: Fleet, script: str) -> Any:
     return json.loads(fleet.root(HOST, f"import json, subprocess\nfrom pathlib import Path\n{script}"))
 
 
+def said_until(run: subprocess.Popen[str], texts: list[str]) -> str:
+    """Read what a run says until it has said these texts, one after the other; return the line of the last one."""
+    waiting = list(texts)
+    assert run.stdout
+    for line in run.stdout:
+        if waiting[0] in line and not (waiting := waiting[1:]):
+            return line.strip()
+    raise AssertionError(f"the run ended without saying {waiting[0]}")
+
+
 def verified(fleet: Fleet) -> None:
     run = fleet.playbook("playbooks/verify.yml", "--extra-vars", '{"verify_ask": true}')
     assert run.code == 0, run.output
@@ -84,7 +98,8 @@ def test_the_swap_is_real_and_as_large_as_the_article_says(fleet: Fleet) -> None
     assert int(swap.split()[2]) == SWAP
 
 
-def test_a_lambda_that_eats_more_than_it_may_is_killed_and_the_next_question_is_answered(fleet: Fleet) -> None:
+def eats_too_much(fleet: Fleet) -> None:
+    """Require that a Lambda which takes 200 MB is killed, and that the next question is answered."""
     script = """
 client = Client()
 events = [{"number": 1}, {"eat": 200}, {"number": 2}]
@@ -95,8 +110,12 @@ print(json.dumps([client.ask("echo/a/request", json.dumps(event).encode(), 120) 
     assert killed["message"]["error"] == "Unhandled"
     assert after["message"]["number"] == 2
     assert after["message"]["pid"] != before["message"]["pid"]
-    journal = look(fleet, "print(json.dumps(subprocess.getoutput('journalctl -u lambda@echo -o cat')))")
+    journal = look(fleet, "print(json.dumps(subprocess.getoutput('journalctl --boot -u lambda@echo -o cat')))")
     assert "killed by the OOM killer" in journal or "oom-kill" in journal, journal
+
+
+def test_a_lambda_that_eats_more_than_it_may_is_killed_and_the_next_question_is_answered(fleet: Fleet) -> None:
+    eats_too_much(fleet)
     # Not for want of memory: there is swap, which a Lambda may not take.
     free = look(fleet, "print(json.dumps(Path('/proc/swaps').read_text().split()[-2]))")
     assert int(free) < SWAP / 2
@@ -169,17 +188,29 @@ def test_all_is_there_again_after_a_reboot(fleet: Fleet) -> None:
     )
     assert node
     assert str(SWAP) in swaps
+    eats_too_much(fleet)
 
 
 @pytest.mark.parametrize("number", range(CUTS))
 def test_power_that_is_cut_in_a_run_is_healed_by_the_next(fleet: Fleet, number: int) -> None:
-    seconds = random.Random(f"{SEED} {number}").uniform(5, 150)
-    # Other values of much that roles write, or the same files anew.
-    given = {"full": True, "swap_size": 900 + number, "camera_width": 640 + 2 * number, "local_core_keep_releases": 3}
-    run = fleet.start("playbooks/site.yml", "--extra-vars", json.dumps(given))
+    """Somewhere among the tasks that roles begin, and every third time while packages are installed."""
+    chance = random.Random(f"{SEED} {number}")
+    if number % 3 == 2:
+        fleet.root(HOST, REMOVE)
+        given: dict[str, Any] = {}
+        begun, seconds = ["Install the packages of all roles"], chance.uniform(3, 40)
+    else:
+        # Other values of much that roles write, or the same files anew.
+        given = {"full": True, "swap_size": 900 + number, "camera_width": 640 + 2 * number}
+        begun = ["PLAY [Provision", *["TASK ["] * chance.randint(1, TASKS_OF_A_RUN)]
+        seconds = chance.uniform(0, 3)
+    run = fleet.start("playbooks/site.yml", "--extra-vars", json.dumps(given), PYTHONUNBUFFERED="1")
+    last = said_until(run, begun)
     time.sleep(seconds)
+    assert run.poll() is None, "the run was over before the power was cut"
     cut_power(fleet)
     kill_all(run)
+    print(f"cut {seconds:.1f} s after {last.strip('* ')}")
     time.sleep(5)
     fleet.await_boot(HOST, BOOT)
     healed = fleet.playbook("playbooks/site.yml")
