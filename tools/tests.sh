@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs tests, two at a time, and says how long each took: `lint`, `unit`, or a molecule scenario from nothing to nothing.
+# Runs tests and says how long each took: `lint`, `unit`, or a molecule scenario from nothing to nothing. One more at a time than there
+# are processors, as most of them wait now and then.
 # usage: tests.sh [TEST ...]    `gate` is all that `make test` runs; without a name: its scenarios alone
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -33,17 +34,19 @@ run() {
   return 1
 }
 
-# The images come first, by scenario default; armhf makes its own. The two long ones are next.
-mapfile -t names < <(for file in molecule/*/molecule.yml; do basename "$(dirname "$file")"; done | grep -vxE "default|armhf|fleet|$full_only")
-gate=(default armhf fleet "${names[@]}")
+# The images come first, by scenario default; armhf makes its own. The other long ones are next, so that none is last alone.
+long=(armhf fleet classify verify local_core)
+mapfile -t names < <(for file in molecule/*/molecule.yml; do basename "$(dirname "$file")"; done |
+  grep -vxE "default|$(IFS='|' && echo "${long[*]}")|$full_only")
+gate=(default "${long[@]}" "${names[@]}")
 case ${1-} in
   '') set -- "${gate[@]}" ;;
-  gate) set -- unit lint "${gate[@]}" ;;
+  gate) set -- default armhf lint unit "${gate[@]:2}" ;;
 esac
 
 export -f one run
 export log
-printf '%s\n' "$@" | xargs --max-procs=2 -I{} bash -c 'run {}' || {
+printf '%s\n' "$@" | xargs --max-procs=$(($(nproc) + 1)) -I{} bash -c 'run {}' || {
   echo "tests: some of $# failed"
   exit 1
 }

@@ -6,6 +6,7 @@ limits). `Host.detect` looks, `Engine` turns what it saw into arguments; nothing
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +16,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -250,6 +252,17 @@ def refuse_unbootable(release: str, architecture: str, host: str) -> None:
         )
 
 
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process holds a lock, and hold it."""
+    held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
 @dataclass(frozen=True)
 class Image:
     """An image of a virtual Pi: a release for an architecture, with packages beyond a blank card if named."""
@@ -274,13 +287,16 @@ class Image:
         return f"{self.base}-{recipe_digest(self.recipe, *sorted(self.packages))[:6]}"
 
     def build(self, engine: Engine, scratch: Path) -> bool:
-        """Build what the engine does not hold yet; return whether anything was built."""
+        """Build what the engine does not hold yet, or wait while another run does; return whether this one built it."""
         if engine.image_exists(self.name):
             return False
-        if not engine.image_exists(self.base):
-            self._build_base(engine, scratch)
-        if self.packages:
-            self._build_packages(engine)
+        with alone(scratch.parent / f"pi-fleet-{os.getuid()}-{self.base.rpartition(':')[2]}.lock"):
+            if engine.image_exists(self.name):
+                return False
+            if not engine.image_exists(self.base):
+                self._build_base(engine, scratch)
+            if self.packages:
+                self._build_packages(engine)
         return True
 
     def _build_base(self, engine: Engine, scratch: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     Instance,
     Snapshot,
     VirtualPiError,
+    alone,
     host_mirror,
     recipe_digest,
     recipe_packages,
@@ -294,15 +298,28 @@ def test_an_image_is_built_from_the_blank_one_and_nothing_stays(recipe: Path, tm
     wanted = image(recipe, "mosquitto")
     assert wanted.build(Engine("podman", LAPTOP, played), tmp_path)
     assert [call[0] if call[0] == "mmdebstrap" else call[1] for call in played.calls] == [
-        "images", "images", "mmdebstrap", "import", "run", "commit", "rm",
+        "images", "images", "images", "mmdebstrap", "import", "run", "commit", "rm",
     ]  # fmt: skip
-    bootstrap, imported, maker = played.calls[2], played.calls[3], played.calls[4]
+    bootstrap, imported, maker = played.calls[3:6]
     assert {"--include=rpi-swap,systemd", "--architectures=armhf"} <= set(bootstrap)
     assert imported[-1] == wanted.base
     assert {"LABEL pi-fleet=image", "--variant", "v7"} <= set(imported)
     assert "--label=pi-fleet=image" in maker
-    assert played.calls[5][-1] == wanted.name
+    assert played.calls[6][-1] == wanted.name
     assert not list(tmp_path.glob("*.tar"))
+
+
+def test_what_another_run_builds_meanwhile_is_waited_for_and_not_built_again(recipe: Path, tmp_path: Path) -> None:
+    played = Played({"images": lambda argv: "0123\n" if len(played.calls) > 1 else ""})
+    wanted = image(recipe)
+    lock = tmp_path.parent / f"pi-fleet-{os.getuid()}-{wanted.base.rpartition(':')[2]}.lock"
+    with ThreadPoolExecutor() as pool:
+        with alone(lock):
+            built = pool.submit(wanted.build, Engine("podman", LAPTOP, played), tmp_path)
+            time.sleep(0.3)
+            assert [call[1] for call in played.calls] == ["images"]
+        assert not built.result(timeout=60)
+    assert [call[1] for call in played.calls] == ["images", "images"]
 
 
 def test_a_build_that_fails_leaves_nothing(recipe: Path, tmp_path: Path) -> None:
