@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import MANAGED, Device, DeviceError
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import MANAGED, Device, DeviceError, read_text
 
 NODE = "/dev/raw1394"
 CONFIG = "/etc/tmpfiles.d/pi-fleet-raw1394.conf"
@@ -29,3 +29,10 @@ def probe(device: Device) -> str:
         return "real"
     right = (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o666, 0, 0)
     return "null" if right else "null with other rights"
+
+
+def check_raw1394(device: Device) -> tuple[bool, str, str]:
+    """Check that the node is there and will be after a boot, unless there is hardware."""
+    found, kept = probe(device), read_text(device.path(CONFIG)) == TEXT
+    text = f"{found}, {'made' if kept else 'not made'} at boot"
+    return found == "real" or (found == "null" and kept), text, "null, made at boot, or real hardware"

@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.camera_probe import check_camera
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import check_first_boot
 from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import check_host_key, check_hostname
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import check_cmdline, check_memory_controller
 from ansible_collections.edge.pi_fleet.plugins.module_utils.listening import check_listening, check_loopback
 from ansible_collections.edge.pi_fleet.plugins.module_utils.pull import check_pull
 from ansible_collections.edge.pi_fleet.plugins.module_utils.question import check_answer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.raw1394 import check_raw1394
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import check_release
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import check_swap
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import check_units
@@ -136,6 +137,7 @@ CHECKS: dict[str, Callable[[Device, Mapping[str, Any]], Found]] = {
     "package": check_package,
     "unit": check_unit,
     "import": check_import,
+    "raw1394": lambda device, wanted: check_raw1394(device),
     "release": lambda device, wanted: check_release(wanted["path"]),
     "distribution": lambda device, wanted: check_distribution(wanted["venv"], wanted["name"], wanted["version"]),
     "swap": lambda device, wanted: check_swap(device, wanted["size"], wanted["restore_after_install"]),
@@ -154,10 +156,16 @@ CHECKS: dict[str, Callable[[Device, Mapping[str, Any]], Found]] = {
 
 
 def verify(device: Device, checks: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Carry out all checks; each gives a row with role, check, found, wanted and ok."""
+    """Carry out all checks; each gives a row with role, check, found, wanted and ok.
+
+    What keeps a check from being made is what is found.
+    """
     rows = []
     for wanted in checks:
-        ok, found, asked = CHECKS[wanted["kind"]](device, wanted)
+        try:
+            ok, found, asked = CHECKS[wanted["kind"]](device, wanted)
+        except (DeviceError, OSError) as error:
+            ok, found, asked = False, str(error), "to be looked at"
         rows.append({"role": wanted["role"], "check": wanted["check"], "found": found, "wanted": asked, "ok": ok})
     return rows
 

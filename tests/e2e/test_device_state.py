@@ -136,3 +136,13 @@ def test_a_role_runs_alone(fleet: Fleet, role: str) -> None:
     assert run.changed == dict.fromkeys(hosts, 0)
     assert re.findall(r"^ +(\w+): its inputs are other ones$", run.output, re.MULTILINE) == [role] * len(hosts)
     assert fleet.playbook("playbooks/drift.yml").code == 0
+
+
+def test_the_former_swap_comes_back_also_where_the_role_is_named(fleet: Fleet) -> None:
+    restored = "import json; print(json.load(open('/var/lib/pi-fleet/swap.json'))['restored'])"
+    run = fleet.playbook("playbooks/site.yml", "--tags", "swap", "--extra-vars", "swap_restore_after_install=true")
+    assert run.code == 0, run.output[-4000:]
+    assert {fleet.root(host, restored).strip() for host in fleet.hosts()} == {"True"}
+    back = fleet.playbook("playbooks/site.yml")
+    assert back.code == 0, back.output[-4000:]
+    assert {fleet.root(host, restored).strip() for host in fleet.hosts()} == {"False"}

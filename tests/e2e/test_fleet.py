@@ -92,7 +92,11 @@ def test_the_built_collection_changes_nothing(fleet: Fleet, tmp_path: Path) -> N
     ]
     subprocess.run(install, check=True, capture_output=True, cwd=tmp_path, env=fleet.environment())
     run = fleet.playbook(
-        "edge.pi_fleet.site", cwd=tmp_path, ANSIBLE_COLLECTIONS_PATH=str(tmp_path), ANSIBLE_PIPELINING="true"
+        "edge.pi_fleet.site",
+        *("--extra-vars", "full=true"),
+        cwd=tmp_path,
+        ANSIBLE_COLLECTIONS_PATH=str(tmp_path),
+        ANSIBLE_PIPELINING="true",
     )
     assert run.code == 0, run.output[-4000:]
     assert run.changed == dict.fromkeys(fleet.hosts(), 0)

@@ -31,16 +31,32 @@ SETTINGS = {
     "collect_key": f"{PROJECT}/.cache/molecule/killed/collect",
     "rollout_batches": ["100%"],
 }
-# What the power would take with it, device and control node alike.
+# What the power would take with it, device and control node alike: it waits for its moment, and says what it killed.
 POWER = """
-import os, re, signal
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    try:
-        name = open(f"/proc/{{pid}}/comm").read().strip()
-        if re.fullmatch("{names}", name) and int(pid) != os.getpid():
-            os.kill(int(pid), signal.SIGKILL)
-    except OSError:
-        pass
+import json, os, signal, time
+from pathlib import Path
+def running():
+    found = {{}}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            found[int(pid)] = Path(f"/proc/{{pid}}/comm").read_text().strip()
+        except OSError:
+            pass
+    return found
+deadline = time.monotonic() + 300
+while not ({when}):
+    if time.monotonic() > deadline:
+        raise SystemExit("the moment did not come")
+    time.sleep(0.005)
+killed = []
+for pid, name in running().items():
+    if name in ("apt-get", "dpkg", "python3") and pid != os.getpid():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            continue
+        killed.append(name)
+print(json.dumps(killed))
 """
 
 
@@ -83,28 +99,26 @@ class Unkilled:
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: so long after the output shows a text, together with which processes on the device."""
+    """When to kill: where something is true on the device, or so long after roles begin."""
 
-    text: str
-    seconds: float
-    processes: str
+    when: str = "True"
+    seconds: float = 0
+    victim: str = ""
+    """Which process is killed then, among others."""
 
 
 def chosen_and_random() -> list[tuple[str, str, Moment]]:
     """Return kills as name, release and moment."""
     chance = random.Random(SEED)
+    incoming = 'list(Path("/opt/pi-fleet/lambda/beverage_classifier/releases").glob(".incoming-*"))'
     kills = [
-        (
-            "apt",
-            "bookworm",
-            Moment("Install the packages of all roles", chance.uniform(1.5, 3), "apt-get|dpkg|python3"),
-        ),
-        ("swap", "trixie", Moment("Have the swap", chance.uniform(0.1, 0.6), "python3")),
-        ("release", "bookworm", Moment("Drop the Lambda", chance.uniform(0.1, 0.8), "python3")),
+        ("apt", "bookworm", Moment('"dpkg" in running().values()', victim="dpkg")),
+        ("swap", "trixie", Moment('Path("/var/lib/pi-fleet/swap.json").exists()', victim="python3")),
+        ("release", "bookworm", Moment(incoming, victim="python3")),
     ]
     for number in range(RANDOM_KILLS):
         release = ("trixie", "bookworm")[number % 2]
-        kills.append((f"random-{number}", release, Moment("PLAY", chance.uniform(2, 22), "python3")))
+        kills.append((f"random-{number}", release, Moment(seconds=chance.uniform(0, 18))))
     return kills
 
 
@@ -165,20 +179,19 @@ def test_a_run_changes_nothing_that_no_role_declares(unkilled: dict[str, Unkille
         assert len(files & run.declared) > 100
 
 
-def kill(fleet: Fleet, host: str, moment: Moment) -> str:
-    """Start site.yml, and kill it and what it started at the moment; return what it had printed."""
+def kill(fleet: Fleet, host: str, moment: Moment) -> None:
+    """Start site.yml, and kill it and what it started at the moment."""
     process = fleet.start("playbooks/site.yml", PYTHONUNBUFFERED="1")
     assert process.stdout
-    printed = ""
-    for line in process.stdout:
-        printed += line
-        if moment.text in line:
-            break
-    time.sleep(moment.seconds)
-    fleet.root(host, POWER.format(names=moment.processes))
-    kill_all(process)
-    assert moment.text in printed, printed
-    return printed
+    if moment.seconds:
+        assert any("PLAY [Provision" in line for line in process.stdout)
+        time.sleep(moment.seconds)
+    killed = json.loads(fleet.root(host, POWER.format(when=moment.when)))
+    printed = kill_all(process)
+    assert "PLAY RECAP" not in printed, "the run was over before it was killed: choose an earlier moment"
+    assert not moment.victim or moment.victim in killed, killed
+    said = [line for line in printed.splitlines() if line.startswith("TASK")]
+    print(f"killed with {killed}, after {said[-1:]}")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +201,7 @@ def kill(fleet: Fleet, host: str, moment: Moment) -> str:
 )
 def test_a_killed_run_is_healed(device: Fleet, moment: Moment, unkilled: dict[str, Unkilled]) -> None:
     (host,) = device.hosts()
-    printed = kill(device, host, moment)
-    assert "PLAY RECAP" not in printed, "the run was over before it was killed: choose an earlier moment"
+    kill(device, host, moment)
     healed = device.playbook("playbooks/site.yml")
     assert healed.code == 0, healed.output[-4000:]
     found, wanted = device.manifest(host), unkilled[host].made

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.edge.pi_fleet.plugins.module_utils import raw1394, sysctl
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import MANAGED, DeviceError
+from ansible_collections.edge.pi_fleet.plugins.modules import raw1394 as module
 from fake_device import FakeDevice
 
 
@@ -42,6 +45,42 @@ def test_other_rights(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch, kind: i
 def test_real_hardware(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     node(monkeypatch, 0o020660, (171, 0))
     assert raw1394.probe(fake.device()) == "real"
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "kept", "right", "found"),
+    [
+        (0o020666, (1, 3), True, True, "null, made at boot"),
+        (0o020666, (1, 3), False, False, "null, not made at boot"),
+        (0o020600, (1, 3), True, False, "null with other rights, made at boot"),
+        (0o020660, (171, 0), False, True, "real, not made at boot"),
+    ],
+)
+def test_verify_wants_the_node_now_and_after_a_boot_but_where_there_is_hardware(
+    fake: FakeDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: int,
+    device: tuple[int, int],
+    kept: bool,
+    right: bool,
+    found: str,
+) -> None:
+    if kept:
+        fake.write(raw1394.CONFIG, raw1394.TEXT)
+    node(monkeypatch, kind, device)
+    assert raw1394.check_raw1394(fake.device())[:2] == (right, found)
+
+
+def test_the_module_leaves_real_hardware_alone(
+    fake: FakeDevice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node(monkeypatch, 0o020660, (171, 0))
+    monkeypatch.setattr(module, "Device", lambda run: fake.device())
+    with patch_module_args({}), pytest.raises(SystemExit):
+        module.main()
+    said = json.loads(capsys.readouterr().out)
+    assert (said["changed"], said["found"]) == (False, "real")
+    assert not (fake.root / raw1394.CONFIG.lstrip("/")).exists()
 
 
 def test_a_file_is_not_ours_to_replace(fake: FakeDevice) -> None:
