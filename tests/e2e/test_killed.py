@@ -151,13 +151,17 @@ def virtual_pis(releases: list[str], folder: Path, name: str) -> Iterator[Fleet]
 
 @pytest.fixture(scope="module")
 def unkilled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Unkilled]:
-    """What a run that nobody kills makes, by device; the dry run before it leaves virgin devices as they are."""
+    """What a run that nobody kills makes, by device; a dry run and verify.yml before it change nothing."""
     found = {}
     releases = sorted({release for _, release, _ in chosen_and_random()})
     for fleet in virtual_pis(releases, tmp_path_factory.mktemp("unkilled"), "unkilled"):
         virgin = {host: fleet.manifest(host) for host in fleet.hosts()}
         dry = fleet.playbook("playbooks/site.yml", "--check")
         assert dry.code == 0, dry.output[-4000:]
+        unmade = fleet.playbook("playbooks/verify.yml")
+        assert unmade.code != 0
+        assert unmade.output.count("WRONG") > 10 * len(virgin)
+        assert "Traceback" not in unmade.output
         assert {host: fleet.manifest(host) for host in virgin} == virgin
         run = fleet.playbook("playbooks/site.yml")
         assert run.code == 0, run.output[-4000:]
