@@ -106,9 +106,9 @@ def test_the_others_converge_and_each_failure_is_named_with_how_to_try_again(fle
     keys = known.read_text()
     fleet.root(BUSY, HOLD_APT)
     fleet.root(TAKEN, f"python3 - <<'END'\n{HELD}\nEND")
-    swapped = {line.split()[0]: line.split()[-1] for line in keys.splitlines()}
-    one, other = list(swapped.values())[1:3]
-    known.write_text(keys.replace(one, other, 1))
+    # In the order of the names, after a comment.
+    _, strangers, others, *_ = (line.split()[-1] for line in keys.splitlines() if line.startswith("["))
+    known.write_text(keys.replace(strangers, others))
     run("podman", "stop", "--time", "0", container)
     begun = time.monotonic()
     done, most = converge(fleet)
