@@ -168,7 +168,7 @@ def take(path: Path, functions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InventoryError(
             f"local_core_group_definition {path} cannot be read as JSON ({error}): correct it."
         ) from None

@@ -551,9 +551,42 @@ def test_a_secret_that_the_local_core_would_not_take_is_refused(value: Any, said
 
 
 def test_a_volume_of_the_inventory_may_name_a_group() -> None:
-    volume = {"source": "/srv/data", "destination": "/data", "permission": "rw", "group": "staff"}
+    volume = {"source": "/srv/data", "destination": "/data", "permission": "rw", "group": "data"}
     result = compose({**CLASSIFIER, "volumes": [volume], "devices": []})
-    assert unit(result, "beverage_classifier")["groups"] == ["staff"]
+    assert unit(result, "beverage_classifier")["groups"] == ["data"]
+
+
+def test_what_makes_root_is_refused_of_the_inventory_and_of_an_export_alike(
+    definition: Path, lambdas: list[dict[str, Any]]
+) -> None:
+    volume = {"source": "/srv/data", "destination": "/data", "group": "shadow"}
+    run_as = {"uid": 1001, "gid": 6}
+    message = refuse(functions=[function(devices=["/dev/mmcblk0"], volumes=[volume], run_as=run_as)])
+    assert [line.partition(",")[0] for line in message.splitlines()] == [
+        "- Resource /srv/data:/data has the GroupOwner 'shadow'",
+        "- Resource /dev/mmcblk0 has the SourcePath '/dev/mmcblk0'",
+        "- Function echo has the RunAs Gid 6",
+    ]
+    data = export()
+    gpio = data["ResourceDefinition"]["Resources"][0]["ResourceDataContainer"]["LocalDeviceResourceData"]
+    gpio.update(SourcePath="/dev/mmcblk0", GroupOwnerSetting={"GroupOwner": "disk"})
+    message = take(definition, data, lambdas)["msg"]
+    assert [line.partition(",")[0] for line in message.splitlines()] == [
+        "- Resource gpio has the SourcePath '/dev/mmcblk0'",
+        "- Resource gpio has the GroupOwner 'disk'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [(100, "has more than 32 levels"), (100_000, "cannot be read as JSON (maximum recursion depth")],
+)
+def test_an_export_that_is_nested_too_deeply_is_refused(
+    definition: Path, lambdas: list[dict[str, Any]], levels: int, said: str
+) -> None:
+    message = take(definition, '{"Name": ' + "[" * levels + "]" * levels + "}", lambdas)["msg"]
+    assert said in message
+    assert message.endswith(".")
 
 
 def test_a_handler_of_the_export_stays(definition: Path, lambdas: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -88,6 +89,24 @@ OWN_VARIABLES = frozenset(
 )
 # Where a bind would hide or reveal the system itself.
 SYSTEM_PATHS = ("/dev", "/proc", "/sys")
+# Disks, memory, the kernel's log: who has them has the device. And folders where links lead to such.
+PRIVILEGED_NODE = re.compile(
+    r"/dev/(mmcblk|nvme|loop|ram|zram|dm-|md|nbd|mtd|mtdblock|ubi|sr|sg|bcache)[0-9].*"
+    r"|/dev/(sd|hd|vd|xvd)[a-z].*"
+    r"|/dev/(mem|kmem|port|kmsg|core|root|nvram|snapshot|loop-control|initctl)"
+    r"|/dev/(block|bsg|char|cpu|disk|fd|mapper|md|mqueue|pts|raw|shm|vfio)(/.*)?"
+)
+# Groups whose members can become root, or read keys of others, with the number that Debian fixes for some.
+PRIVILEGED_GROUPS: dict[str, int | None] = {
+    "root": 0,
+    "disk": 6,
+    "kmem": 15,
+    "sudo": 27,
+    "shadow": 42,
+    **dict.fromkeys(("docker", "incus-admin", "libvirt", "localcore", "lxd", "mosquitto", "ssl-cert", "wheel")),
+}
+# A group as V1 exports it has 9 levels.
+DEEPEST = 32
 
 
 class GroupError(LocalCoreError):
@@ -232,6 +251,12 @@ def load(path: Path) -> Group:
 
 def parse(data: object) -> Group:
     """Return the group that the parsed JSON describes; raise GroupError with all that is wrong with it."""
+    level = [data]
+    for _ in range(DEEPEST + 1):
+        level = [inner for each in level for inner in _inside(each)]
+    # Whoever writes it, and what tells of a part of it, goes down to its bottom.
+    if level:
+        raise GroupError([f"The group has more than {DEEPEST} levels of lists and objects; export it again."])
     return _Reader().group(data)
 
 
@@ -346,6 +371,12 @@ class _Reader:
         source = self.path(where, data, "SourcePath")
         if source and (source == "/dev" or not _within(source, "/dev")):
             self.problem(where, f"has the SourcePath {source!r}; name a device node under /dev")
+        elif PRIVILEGED_NODE.fullmatch(source):
+            self.problem(
+                where,
+                f"has the SourcePath {source!r}, and who has disks, memory or the kernel's log has the device; remove "
+                "it, or name the one device node that the function needs",
+            )
         return DeviceNode(id_, name, source, *self.group_owner(where, data))
 
     def secret(self, where: str, id_: str, name: str, data: Definition) -> Secret:
@@ -370,6 +401,12 @@ class _Reader:
         owner = self.text(where, setting, "GroupOwner", "")
         if owner and not GROUP_OWNER.fullmatch(owner):
             self.problem(where, f"has the GroupOwner {owner!r}; write the name of a Linux group")
+        elif owner in PRIVILEGED_GROUPS:
+            self.problem(
+                where,
+                f"has the GroupOwner {owner!r}, whose members can become root or read keys of others; give the "
+                "resource a group of its own on the device, and name that",
+            )
         return owner or None, self.flag(where, setting, "AutoAddGroupOwner", False)
 
     # --- functions
@@ -465,6 +502,13 @@ class _Reader:
             self.known(where, ids, {"Uid", "Gid"})
             values = [self.number(where, f"RunAs {key}", ids.get(key), 1, HIGHEST_ID) for key in ("Uid", "Gid")]
             run_as = RunAs(*(int(value) for value in values))
+            for name, number in PRIVILEGED_GROUPS.items():
+                if number == run_as.gid:
+                    self.problem(
+                        where,
+                        f"has the RunAs Gid {number}, the group {name}, whose members can become root or read keys of "
+                        "others; write the number of another group",
+                    )
         return mode != "NoContainer", run_as
 
     def memory(self, where: str, configuration: Definition, isolated: bool) -> int:
@@ -624,11 +668,9 @@ class _Reader:
         return result
 
     def unique(self, kind: str, what: str, values: list[str]) -> None:
-        for value in dict.fromkeys(values):
-            if value and values.count(value) > 1:
-                self.problem(
-                    f"{kind} {value}", f"is there {values.count(value)} times by its {what}; give each its own"
-                )
+        for value, times in Counter(values).items():
+            if value and times > 1:
+                self.problem(f"{kind} {value}", f"is there {times} times by its {what}; give each its own")
 
     def known(self, where: str, data: Definition, keys: set[str]) -> None:
         if unknown := sorted(data.keys() - keys):
@@ -723,6 +765,10 @@ def _unwrapped(definition: object) -> Definition:
     """Return the definition itself where the whole reply of the API is given."""
     inner = definition.get("Definition", definition) if isinstance(definition, dict) else {}
     return inner if isinstance(inner, dict) else {}
+
+
+def _inside(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _within(path: str, directory: str) -> bool:

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from localcore.group import (
+    DEEPEST,
+    PRIVILEGED_GROUPS,
     Connector,
     DeviceNode,
     Function,
@@ -309,6 +311,72 @@ def test_what_cannot_be_served_is_refused_by_name(definition: Json, spoil: Calla
     spoil(definition)
     found = problems(definition)
     assert any(said in problem for problem in found), found
+
+
+NODES = (
+    "mmcblk0 mmcblk0p2 mmcblk0boot0 sda sda1 hdb vda1 xvda nvme0n1 loop0 loop-control ram0 zram0 dm-0 md127 md/0 sr0 "
+    "sg1 nbd0 mtd0 mtdblock0 mem kmem port kmsg core root disk/by-id/x mapper/root block/x cpu/0/msr shm/x raw/raw1"
+)
+OTHERS = (
+    "vchiq vcsm-cma video0 media1 gpiomem gpiochip0 i2c-1 spidev0.0 ttyUSB0 ttyS0 ttyAMA0 serial0 serial/by-id/x "
+    "snd/timer dri/card0 input/event0 bus/usb/001/002 hidraw0 raw1394 random null vcio rtc0 watchdog"
+)
+
+
+@pytest.mark.parametrize("node", NODES.split())
+def test_no_function_is_given_what_makes_it_root(definition: Json, node: str) -> None:
+    data(definition, 1)["SourcePath"] = f"/dev/./{node}"
+    assert problems(definition) == (
+        f"Resource camera has the SourcePath '/dev/{node}', and who has disks, memory or the kernel's log has the "
+        "device; remove it, or name the one device node that the function needs.",
+    )
+
+
+@pytest.mark.parametrize("node", OTHERS.split())
+def test_what_cameras_and_sensors_are_behind_is_given(definition: Json, node: str) -> None:
+    data(definition, 1)["SourcePath"] = f"/dev/{node}"
+    assert getattr(parse(definition).resources["camera"], "source", "") == f"/dev/{node}"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("owner", PRIVILEGED_GROUPS)
+def test_no_function_is_put_into_a_group_that_makes_it_root(definition: Json, number: int, owner: str) -> None:
+    data(definition, number)["GroupOwnerSetting"] = {"GroupOwner": owner}
+    assert problems(definition) == (
+        f"Resource {resource(definition, number)['Id']} has the GroupOwner '{owner}', whose members can become "
+        "root or read keys of others; give the resource a group of its own on the device, and name that.",
+    )
+
+
+@pytest.mark.parametrize(("name", "number"), [("disk", 6), ("kmem", 15), ("sudo", 27), ("shadow", 42)])
+def test_no_function_runs_as_a_group_that_makes_it_root(definition: Json, name: str, number: int) -> None:
+    environment = configuration(definition)["Environment"]
+    environment["Execution"] = {"RunAs": {"Uid": number, "Gid": number}}
+    assert problems(definition) == (
+        f"Function classifier has the RunAs Gid {number}, the group {name}, whose members can become root or read "
+        "keys of others; write the number of another group.",
+    )
+    del environment["Execution"]
+    definition["FunctionDefinition"]["DefaultConfig"]["Execution"]["RunAs"] = {"Uid": 1001, "Gid": number}
+    assert problems(definition)[0].startswith(f"DefaultConfig has the RunAs Gid {number}, the group {name}, ")
+
+
+def test_what_is_nested_deeper_than_any_export_is_refused_where_nobody_looks_at_it_too(definition: Json) -> None:
+    model = data(definition, 3)
+    # It is in six lists and objects itself.
+    model["OwnerSetting"] = nested(DEEPEST - 6)
+    assert parse(definition).name == "pi-1"
+    model["OwnerSetting"] = nested(DEEPEST - 5)
+    assert problems(definition) == ("The group has more than 32 levels of lists and objects; export it again.",)
+    model["OwnerSetting"] = nested(100_000)
+    assert problems(definition) == ("The group has more than 32 levels of lists and objects; export it again.",)
+
+
+def nested(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 def test_one_fault_is_one_problem(definition: Json) -> None:
