@@ -22,6 +22,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from localcore.errors import LocalCoreError, RefusedError
 from localcore.invocations import HANDLED, REQUEST, UNHANDLED, Result
@@ -44,6 +46,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 async def serve(router: Router, tokens: Mapping[str, str], port: int) -> web.AppRunner:
     """Listen; `tokens` maps names of functions to their tokens. `cleanup` of what is returned ends it."""
+    server_logger.addFilter(_in_a_line)
     runner = web.AppRunner(
         application(router, tokens), access_log=None, auto_decompress=False, lingering_time=LINGERING
     )
@@ -69,6 +72,18 @@ def application(router: Router, tokens: Mapping[str, str]) -> web.Application:
     app.router.add_route("POST", f"{BASE}/work", ipc.post_result)
     app.router.add_route("PUT", f"{BASE}/initialized", ipc.initialized)
     return app
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """Have what a client did told in a line, no HTTP or gone before its answer: traces of it would fill the journal."""
+    error = record.exc_info[1] if record.exc_info else None
+    # Of all that is no ASCII, aiohttp stumbles over an Expect.
+    if isinstance(error, HttpProcessingError | ConnectionError | UnicodeEncodeError):
+        said = error.message if isinstance(error, HttpProcessingError) else str(error)
+        record.msg = "A request is no HTTP, or who sent it is gone (%r)."
+        record.args = (said.partition("\n")[0][:100],)
+        record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
+    return True
 
 
 @web.middleware

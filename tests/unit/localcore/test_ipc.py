@@ -250,6 +250,28 @@ def test_what_is_wrong_is_said_and_the_next_is_served(
     in_core(test)
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /x HTTP/1.1\r\nno header\r\n\r\n",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nExpect: \xff\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_told_in_a_line(in_core: Run, caplog: pytest.LogCaptureFixture, request_: bytes) -> None:
+    async def test(core: Core) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", core.port)
+        writer.write(request_)
+        assert (await reader.read()).startswith(b"HTTP/1.")
+        writer.close()
+
+    in_core(test)
+    (told,) = [record for record in caplog.records if record.name == "aiohttp.server"]
+    assert told.levelname == "WARNING"
+    assert told.getMessage().startswith("A request is no HTTP, or who sent it is gone (")
+    assert (told.exc_info, len(told.getMessage().splitlines())) == (None, 1)
+
+
 def test_a_failure_of_the_core_is_said_and_logged(
     in_core: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
