@@ -106,7 +106,7 @@ fuzz: .venv/installed ## look for input on which a reader fails or hangs, SECOND
 	done
 
 SECONDS ?= 600
-TARGET ?= params archive group picture context ipc
+TARGET ?= params archive symbol onnx group picture context ipc
 
 .PHONY: sbom
 sbom: .venv/installed ## write what control node and devices consist of as CycloneDX, into dist/sbom (ARGS="-i inventory/my-fleet --ask-vault-pass")
