@@ -273,10 +273,12 @@ def _check_sources(name: str, folder: Path, handler: str) -> list[str]:
             # What Python 3 merely warns of runs.
             with warnings.catch_warnings(action="ignore"):
                 compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            # What is nested too deeply for the compiler has no words at times.
+            why = error.args[0] if error.args else type(error).__name__
             line = getattr(error, "lineno", None)
             at = f"{path.relative_to(folder)}" + (f", line {line}," if line else "")
-            return [f"{where} holds {at} which is no Python 3 ({error.args[0]}): port it from Python 2, or mend it."]
+            return [f"{where} holds {at} which is no Python 3 ({why}): port it from Python 2, or mend it."]
     return []
 
 

@@ -727,7 +727,11 @@ def test_packages_that_came_along_may_hold_files_for_other_pythons(code: Path) -
     assert "failed" not in check(code)
 
 
-@pytest.mark.parametrize("damaged", [b"a = 1\0\n", "name = 'gr\xfcn'\n".encode("latin-1")])
+@pytest.mark.parametrize(
+    "damaged",
+    [b"a = 1\0\n", "name = 'gr\xfcn'\n".encode("latin-1"), b"a = " + b"-" * 50_000 + b"1", b"a = b" + b".b" * 50_000],
+    ids=["zero", "latin", "signs", "dots"],
+)
 def test_damaged_code_is_refused_likewise(code: Path, damaged: bytes) -> None:
     (code / "old.py").write_bytes(damaged)
     assert_sentence(
