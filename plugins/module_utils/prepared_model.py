@@ -6,12 +6,12 @@ A device that converges itself takes models so: it converts nothing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kept import file_sha256
 from ansible_collections.edge.pi_fleet.plugins.module_utils.model_source import ModelError
 
 MODEL, DESCRIPTION = "model.onnx", "model.json"
@@ -26,6 +26,22 @@ class Prepared:
     labels: tuple[str, ...]
     width: int
     height: int
+
+
+def check_given(path: Path, sha256: str) -> None:
+    """Raise ModelError unless what is given has the sha256: a file its own, an artifact's folder that of model.onnx."""
+    file = path / MODEL if (path / DESCRIPTION).is_file() else path
+    if not file.is_file():
+        raise ModelError(
+            f"{path} is no file, and image_classifier_model_sha256 is that of one: name a model.tar.gz, an ONNX file or"
+            " the folder of a converted model, or leave image_classifier_model_sha256 out."
+        )
+    found = file_sha256(file)
+    if found != sha256.lower():
+        raise ModelError(
+            f"{file} has the sha256 {found}, and image_classifier_model_sha256 is '{sha256}': fetch the model again, or"
+            " correct image_classifier_model_sha256 if this is the right one."
+        )
 
 
 def read_prepared(folder: Path, labels: Sequence[str]) -> Prepared | None:
@@ -49,8 +65,7 @@ def read_prepared(folder: Path, labels: Sequence[str]) -> Prepared | None:
         raise ModelError(
             f"{folder}/{DESCRIPTION} is not what module model writes ({error}): convert the model again."
         ) from None
-    with (folder / MODEL).open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = file_sha256(folder / MODEL)
     if sha256 != found.sha256:
         raise ModelError(
             f"{folder}/{MODEL} has the sha256 {sha256}, and {DESCRIPTION} says {found.sha256}: copy both again."

@@ -40,6 +40,12 @@ options:
       - Where the model is from, in words, for whoever reads C(model.json). By default the name of O(src), or what a
         model of C(make model) says of itself.
     type: str
+  sha256:
+    description:
+      - What the sha256 of O(src) must be, or it is not read; of a folder that this module made earlier, that of its
+        C(model.onnx). Another folder has none, and is refused. Empty takes any.
+    type: str
+    default: ""
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
@@ -90,7 +96,11 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils.model_source import ModelError, read_source
-from ansible_collections.edge.pi_fleet.plugins.module_utils.prepared_model import DESCRIPTION, read_prepared
+from ansible_collections.edge.pi_fleet.plugins.module_utils.prepared_model import (
+    DESCRIPTION,
+    check_given,
+    read_prepared,
+)
 
 try:
     from ansible_collections.edge.pi_fleet.plugins.module_utils import model as artifacts
@@ -108,11 +118,14 @@ def main() -> None:
             "dest": {"type": "path", "required": True},
             "labels": {"type": "list", "elements": "str", "required": True},
             "source": {"type": "str"},
+            "sha256": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     src, dest, labels = Path(module.params["src"]), Path(module.params["dest"]), module.params["labels"]
     try:
+        if module.params["sha256"]:
+            check_given(src, module.params["sha256"])
         prepared = read_prepared(src, labels)
     except (ModelError, OSError) as error:
         module.fail_json(msg=str(error))

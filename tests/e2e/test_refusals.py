@@ -61,6 +61,10 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
         ('{"classifier_lambda_categories": ["a", "a"]}', "classifier_lambda_categories is a, a"),
         ("image_classifier_model=/no/model.tar.gz", "image_classifier_model is '/no/model.tar.gz', which is no file"),
         (f"image_classifier_model={PROJECT}/LICENSE", "/LICENSE cannot be read"),
+        (
+            "image_classifier_model_sha256=0123",
+            "has the sha256 [0-9a-f]{64}, and image_classifier_model_sha256 is '0123'",
+        ),
         ('{"image_classifier_labels": ["one", "two"]}', "has 5 outputs and 2 labels were given"),
         ("image_classifier_service_name=a&b", "image_classifier_service_name is 'a&b'"),
         ("mqtt_broker_listen=0.0.0.0", "mqtt_broker_certificate"),

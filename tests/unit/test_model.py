@@ -537,6 +537,31 @@ def test_what_was_made_earlier_and_damaged_since_is_refused(
     assert said in refused["msg"]
 
 
+def test_a_model_is_held_to_its_sha256(run: Run, tmp_path: Path) -> None:
+    archive, dest = tmp_path / "model.tar.gz", tmp_path / "made" / "tiny"
+    given = hashlib.sha256(archive.read_bytes()).hexdigest()
+    made = run(sha256=given.upper())
+    assert made["changed"]
+    assert run(src=str(dest), sha256=made["sha256"])["dest"] == str(dest)
+    before = state(dest)
+    for src, file, found, wanted in (
+        (archive, archive, given, "0" * 64),
+        (archive, archive, given, made["sha256"]),
+        (dest, dest / "model.onnx", made["sha256"], given),
+    ):
+        refused = run(src=str(src), sha256=wanted, labels=["x", "y", "z"])
+        assert refused["failed"]
+        assert (
+            f"{file} has the sha256 {found}, and image_classifier_model_sha256 is '{wanted}': fetch" in refused["msg"]
+        )
+    assert state(dest) == before
+
+
+def test_a_folder_of_several_files_has_no_sha256(run: Run, tmp_path: Path) -> None:
+    refused = run(src=str(unpacked(tmp_path / "model", MEMBERS)), sha256="0" * 64)
+    assert f"{tmp_path}/model is no file, and image_classifier_model_sha256 is that of one" in refused["msg"]
+
+
 def test_what_was_made_earlier_needs_nothing_that_converts(run: Run, tmp_path: Path) -> None:
     """As on a device, which has no onnx."""
     made = run()
