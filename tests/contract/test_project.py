@@ -66,14 +66,42 @@ def test_versions_agree() -> None:
 def test_other_control_nodes_are_as_this_one() -> None:
     """Devices that converge themselves have its ansible-core, and the container image has all that it has."""
     project = tomllib.loads(read("pyproject.toml"))["project"]
-    core, *others = project["dependencies"]
+    core = project["dependencies"][0]
     assert f"ansible-core=={read_yaml('roles/pull/vars/main.yml')['__pull_version']}" == core
     (carried,) = re.findall(rf"^{core} --hash=(\S+)$", read("roles/pull/files/requirements.txt"), re.MULTILINE)
     assert carried in read("requirements.lock")
     image = read_yaml("execution-environment.yml")
-    assert image["dependencies"]["ansible_core"]["package_pip"] == core
-    assert image["dependencies"]["python"] == others
-    assert image["additional_build_files"][0]["src"] == f"dist/edge-pi_fleet-{project['version']}.tar.gz"
+    collection, *locks = [each["src"] for each in image["additional_build_files"]]
+    assert collection == f"dist/edge-pi_fleet-{project['version']}.tar.gz"
+    assert locks == ["requirements-run.lock", "tools/execution_environment/requirements.txt"]
+    # By these alone, as ansible-builder would install what it is told itself without a hash.
+    assert not {"ansible_core", "ansible_runner", "python"} & image["dependencies"].keys()
+    copy, install = image["additional_build_steps"]["append_base"]
+    assert "pip install --no-cache-dir --require-hashes" in install
+    for lock, folder in zip(locks, ("run", "runner"), strict=True):
+        assert f"_build/{folder}/{Path(lock).name}" in copy
+        assert f"--requirement /tmp/python/{Path(lock).name}" in install
+
+
+def test_the_image_has_one_version_of_what_both_its_locks_name() -> None:
+    def pins(path: str) -> dict[str, str]:
+        return dict(re.findall(r"^([\w.-]+)==(\S+)", read(path), re.MULTILINE))
+
+    run, runner = pins("requirements-run.lock"), pins("tools/execution_environment/requirements.txt")
+    assert {name: run[name] for name in run.keys() & runner.keys()} == {
+        name: runner[name] for name in run.keys() & runner
+    }
+    assert "ansible-runner" in runner
+
+
+def test_all_python_is_pinned_by_hash() -> None:
+    locks = [path for path in files() if path.name == "requirements.txt" or path.suffix == ".lock"]
+    assert len(locks) > 6
+    for path in locks:
+        words = re.sub(r"\s*#.*|\\\n", "", path.read_text())
+        assert not [
+            line for line in words.splitlines() if line and not re.match(r"\S+==\S+ .*--hash=sha256:[0-9a-f]{64}", line)
+        ]
 
 
 def test_what_the_project_needs_is_locked() -> None:
