@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -10,6 +11,12 @@ from pathlib import Path
 
 FIELDS = "${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n"
 STORES = Path("/opt/pi-fleet")
+
+
+def system() -> list[str]:
+    """Return name, version and codename of the system; a system that has no such word has an empty one."""
+    words = dict(re.findall(r'^(\w+)="?([^"\n]*)', Path("/etc/os-release").read_text(), re.MULTILINE))
+    return [words.get(word, "") for word in ("ID", "VERSION_ID", "VERSION_CODENAME")]
 
 
 def packages() -> list[list[str]]:
@@ -27,16 +34,20 @@ def wheels() -> list[list[str]]:
 
 
 def releases() -> list[list[str]]:
-    """Return path below /opt/pi-fleet and release of all that was dropped; a release is named by its content."""
+    """Return path below /opt/pi-fleet and release of all that was dropped, and of a model the sha256."""
     links = sorted(link for link in STORES.rglob("current") if link.is_symlink())
-    return [[str(link.parent.relative_to(STORES)), link.resolve().name] for link in links]
+    return [[str(link.parent.relative_to(STORES)), link.resolve().name, *_model(link)] for link in links]
+
+
+def _model(release: Path) -> list[str]:
+    model = release / "model.onnx"
+    return [hashlib.sha256(model.read_bytes()).hexdigest()] if model.is_file() else []
 
 
 def main() -> None:
     """Entry point."""
-    system = dict(re.findall(r'^(\w+)="?([^"\n]*)', Path("/etc/os-release").read_text(), re.MULTILINE))
     found = {
-        "system": [system["ID"], system["VERSION_ID"], system["VERSION_CODENAME"]],
+        "system": system(),
         "packages": packages(),
         "wheels": wheels(),
         "releases": releases(),
