@@ -112,6 +112,15 @@ TARGET ?= params archive symbol onnx group picture context ipc
 sbom: .venv/installed ## write what control node and devices consist of as CycloneDX, into dist/sbom (ARGS="-i inventory/my-fleet --ask-vault-pass")
 	@tools/sbom.py $(ARGS)
 
+.PHONY: audit
+audit: .venv/installed .cache/pip-audit/installed ## ask OSV whether vulnerabilities are known of the Python that is locked (Error 3: nothing was checked)
+	@tools/audit.py
+
+.cache/pip-audit/installed: tools/pip_audit/requirements.txt
+	@uv venv --quiet --clear .cache/pip-audit
+	@uv pip install --quiet --require-hashes --only-binary :all: --python .cache/pip-audit/bin/python --requirement $<
+	@touch $@
+
 .PHONY: mutants
 mutants: tools model ## remove one task at a time and ask whether the tests notice: hours (ROLE=name for one role)
 	@tools/mutants.py $(if $(ROLE),--role $(ROLE))
