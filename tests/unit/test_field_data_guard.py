@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +22,7 @@ MIB = 1024**2
 SIZE = 30_000 * MIB
 LIMIT = 500 * MIB
 UID, GID = 4321, 4322
+TEMPLATES = Path(__file__).parents[2] / "roles/field_data/templates"
 
 
 def load() -> ModuleType:
@@ -120,11 +123,13 @@ class World:
         path.write_bytes(b"picture")
         return path
 
-    def look(self, free: int, min_free: str = "500M") -> None:
+    def look(self, free: int, min_free: str = "500M", free_inodes: int = 0, inodes: int = 0) -> None:
         folder = guard.Folder(
             self.pictures, UID, GID, frozenset({"ggc_user", str(UID)}), frozenset({"ggc_group", str(GID)})
         )
-        guard.Guard(folder, min_free, self.state, self.systemd.run, self.proc).look(free, SIZE)
+        guard.Guard(folder, min_free, self.state, self.systemd.run, self.proc).look(
+            guard.Space(free, SIZE, free_inodes, inodes)
+        )
 
 
 @pytest.fixture
@@ -203,6 +208,11 @@ def test_whoever_may_write_is_stopped_and_bystanders_go_on(world: World, capsys:
     world.systemd.add("by-unit-group.service", SupplementaryGroups="video ggc_group")
     world.systemd.add("not-running.service", User="ggc_user", active="inactive")
     world.systemd.add("elsewhere.service", ReadWritePaths=f"{world.pictures}_2 {world.root}", Group="")
+    # Ours have a /tmp of their own on the card, whoever they run as.
+    world.service(16, "lambda@other_user.service", 7, gid=7)
+    world.systemd.add("connector@beverage-classifier.service", DynamicUser="yes")
+    world.systemd.add("lambda@not-running.service", active="inactive")
+    world.service(17, "localcore.service", 8)
     world.look(LIMIT - 1)
     assert sorted(world.systemd.stopped()) == [
         "by-bind.service",
@@ -213,6 +223,8 @@ def test_whoever_may_write_is_stopped_and_bystanders_go_on(world: World, capsys:
         "by-unit-group.service",
         "by-unit.service",
         "by-user.service",
+        "connector@beverage-classifier.service",
+        "lambda@other_user.service",
     ]
     assert (
         f"<4>Stopped by-user.service: 499 MiB are free for {world.pictures} and 500M have to stay free; collect "
@@ -229,6 +241,95 @@ def test_what_starts_a_writer_for_moments_is_stopped_too(world: World) -> None:
     assert world.systemd.stopped() == ["capture.timer"]
     world.look(SIZE)
     assert world.systemd.started() == ["capture.timer"]
+
+
+def test_what_starts_a_lambda_of_another_user_when_it_is_asked_is_stopped_too(world: World) -> None:
+    world.systemd.add("lambda@on_demand.service", "inactive", User="1001", TriggeredBy="lambda@on_demand.path")
+    world.systemd.add("lambda@on_demand.path")
+    world.look(0)
+    assert world.systemd.stopped() == ["lambda@on_demand.path"]
+
+
+def test_too_few_inodes_stop_writers_though_no_byte_is_missing(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.service(10, "capture.service", UID)
+    world.look(SIZE, free_inodes=50, inodes=1000)
+    assert world.systemd.calls == []
+    world.look(SIZE, free_inodes=49, inodes=1000)
+    assert world.systemd.stopped() == ["capture.service"]
+    assert (
+        f"<4>Stopped capture.service: 49 of 1000 inodes are free for {world.pictures} and 5% have to stay free;"
+    ) in capsys.readouterr().out
+    world.look(SIZE, free_inodes=54, inodes=1000)
+    assert world.systemd.started() == []
+    world.look(LIMIT, free_inodes=55, inodes=1000)
+    assert world.systemd.started() == []
+    world.look(SIZE, free_inodes=55, inodes=1000)
+    assert world.systemd.started() == ["capture.service"]
+
+
+def test_a_file_system_is_asked_for_bytes_and_inodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.statvfs_result((4096, 1024, 100, 50, 40, 1000, 30, 20, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+    assert guard.Space.of(Path("/")) == guard.Space(40 * 1024, 100 * 1024, 30, 1000)
+
+
+# What stat(1) says in the place of the file system: it fills in the format that the condition gives it.
+STAT = """#!/bin/sh
+printf '%s' "$3" | sed "s/%a/$FREE/; s/%b/$BLOCKS/; s/%S/1024/g; s/%d/$FREE_INODES/; s/%c/$INODES/"
+"""
+
+
+def condition() -> list[str]:
+    """Return what the unit's ExecCondition runs, as systemd would."""
+    unit = (TEMPLATES / "field-data-guard.service.j2").read_text().replace("\\\n", "")
+    (line,) = re.findall("^ExecCondition=(.*)$", unit, re.MULTILINE)
+    return shlex.split(line.replace("%%", "%").replace("$$", "$"))
+
+
+@pytest.mark.parametrize(
+    ("min_free", "free", "blocks", "free_inodes", "inodes"),
+    [
+        ("1M", 1024, 10**6, 5, 100),
+        ("1M", 1023, 10**6, 5, 100),
+        ("1M", 1024, 10**6, 4, 100),
+        ("1M", 1024, 10**6, 0, 0),
+        ("3G", 3 * 1024**2, 10**8, 5 * 10**7, 10**9),
+        ("3G", 3 * 1024**2 - 1, 10**8, 10**9, 10**9),
+        ("7K", 7, 10**8, 5 * 10**7 - 1, 10**9),
+        ("5%", 50, 1000, 1, 1),
+        ("5%", 49, 1000, 1, 1),
+    ],
+)
+def test_the_condition_that_starts_the_guard_is_what_the_guard_looks_for(
+    tmp_path: Path, min_free: str, free: int, blocks: int, free_inodes: int, inodes: int
+) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text(STAT)
+    stat.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "FIELD_DATA_MIN_FREE": min_free,
+        "FIELD_DATA_FOLDER": "/home/ggc_user/raw_field_data",
+        "RUNTIME_DIRECTORY": str(tmp_path),
+        "FREE": str(free),
+        "BLOCKS": str(blocks),
+        "FREE_INODES": str(free_inodes),
+        "INODES": str(inodes),
+    }
+    space = guard.Space(free * 1024, blocks * 1024, free_inodes, inodes)
+    short = bool(space.missing(Path("/"), min_free))
+    assert subprocess.run(condition(), env=environment, check=False).returncode == int(not short)
+    # Whatever was short at the last look is looked at again.
+    (tmp_path / guard.STATE).touch()
+    assert subprocess.run(condition(), env=environment, check=False).returncode == 0
+
+
+def test_what_was_stopped_is_noted_where_a_full_card_does_not_matter() -> None:
+    unit = (TEMPLATES / "field-data-guard.service.j2").read_text()
+    assert "RuntimeDirectory=pi-fleet-field-data-guard\nRuntimeDirectoryPreserve=yes\n" in unit
+    assert "StateDirectory=" not in unit
 
 
 def test_what_a_device_needs_is_named_once_and_not_stopped(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +434,7 @@ def test_a_unit_that_does_not_stop_is_reported(world: World, capsys: pytest.Capt
     assert "<3>stubborn.service could not be stopped (Job timed out.): 0 MiB are free" in capsys.readouterr().out
 
 
-def test_on_a_card_without_a_byte_left_writers_are_stopped_all_the_same(
+def test_where_no_record_can_be_written_writers_are_stopped_all_the_same(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.state = world.root / "no-such-folder/low.json"
@@ -383,7 +484,7 @@ def test_pictures_stay_as_they_are(world: World) -> None:
     ("environment", "sentence"),
     [
         ({}, "<3>'FIELD_DATA_FOLDER' is not set"),
-        ({"FIELD_DATA_FOLDER": "/none", "FIELD_DATA_MIN_FREE": "1%", "STATE_DIRECTORY": "/none"}, "<3>/none cannot"),
+        ({"FIELD_DATA_FOLDER": "/none", "FIELD_DATA_MIN_FREE": "1%", "RUNTIME_DIRECTORY": "/none"}, "<3>/none cannot"),
     ],
 )
 def test_what_is_missing_is_one_sentence(

@@ -1,12 +1,13 @@
 #!/usr/bin/python3
-"""Stop the services that can write field data before the card is full; start them again when there is room.
+"""Stop the services that fill the card when space or inodes are short; start them again when there is room.
 
 field-data-guard.service runs this when space is short, or was short at the last look. Nothing is ever
 deleted. Which units can be writing is asked of three witnesses, because none knows all: the processes (user
-and groups), their open files, and what the units are configured for. A unit that a timer, a path or a
+and groups), their open files, and what the units are configured for. Lambdas and connectors are stopped
+whoever they run as: each has a /tmp of its own on the card. A unit that a timer, a path or a
 socket starts for moments only would slip between two looks: what starts it is stopped as well.
 
-Settings are the environment's: FIELD_DATA_FOLDER, FIELD_DATA_MIN_FREE (`500M`, `5%`), STATE_DIRECTORY.
+Settings are the environment's: FIELD_DATA_FOLDER, FIELD_DATA_MIN_FREE (`500M`, `5%`), RUNTIME_DIRECTORY.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 OWNER, GROUP = "ggc_user", "ggc_group"
+OURS = ("lambda@*.service", "connector@*.service")
 STATE = "low.json"
+# Per cent of the inodes that have to stay free: empty files take nothing else. The unit's ExecCondition has it too.
+MIN_FREE_INODES = 5
 # Started again only that much above the limit, or services would stop and start by turns.
 MARGIN = 0.10
 # Seconds that they have to end by themselves, and what timeout(1) exits with after them.
@@ -101,6 +105,33 @@ def mebibytes(count: int) -> str:
 
 
 @dataclass(frozen=True)
+class Space:
+    """What a file system has: bytes, and inodes, which some file systems do not count (0 of 0)."""
+
+    free: int
+    size: int
+    free_inodes: int
+    inodes: int
+
+    @classmethod
+    def of(cls, path: Path) -> Space:
+        """Ask for what is there for others than root."""
+        found = os.statvfs(path)
+        return cls(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, found.f_ffree, found.f_files)
+
+    def missing(self, path: Path, min_free: str, margin: float = 0) -> str:
+        """Say what is short for `path`, '' if nothing is; with a margin, that much more is wanted."""
+        if self.free < parse_limit(min_free, self.size) * (1 + margin):
+            return f"{mebibytes(self.free)} are free for {path} and {min_free} have to stay free"
+        if self.free_inodes * 100 < self.inodes * MIN_FREE_INODES * (1 + margin):
+            return (
+                f"{self.free_inodes} of {self.inodes} inodes are free for {path} and {MIN_FREE_INODES}% have to "
+                "stay free"
+            )
+        return ""
+
+
+@dataclass(frozen=True)
 class Folder:
     """The guarded folder, and who besides root its mode 2770 lets write."""
 
@@ -157,9 +188,10 @@ class Unit:
         return self.active_state in ("active", "activating", "reloading")
 
     def may_write(self, folder: Folder) -> bool:
-        """Whether it runs as somebody who may write into the folder, or has the folder opened for it."""
+        """Whether it runs as somebody who may write into the folder, has the folder opened for it, or is ours."""
         return (
-            self.user in folder.users
+            any(fnmatchcase(self.name, pattern) for pattern in OURS)
+            or self.user in folder.users
             or bool(self.groups & folder.groups)
             or any(path.is_relative_to(folder.path) for path in self.paths)
         )
@@ -302,13 +334,11 @@ class State:
             return cls()
 
     def save(self, path: Path) -> None:
-        """Record it whole or not at all; on a card without a byte left, writers are stopped all the same."""
+        """Record it whole or not at all; where there is no room for it, writers are stopped all the same."""
         new = path.with_suffix(".new")
         try:
             with new.open("w") as stream:
                 json.dump({"stopped": self.stopped, "named": self.named}, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
             new.replace(path)
         except OSError as error:
             units = ", ".join(self.stopped) or "no unit"
@@ -325,14 +355,13 @@ class Guard:
     run: Runner
     proc: Path = Path("/proc")
 
-    def look(self, free: int, size: int) -> None:
-        """Stop what writes, or start it again; `free` and `size` are bytes of the folder's file system."""
-        limit = parse_limit(self.min_free, size)
+    def look(self, space: Space) -> None:
+        """Stop what writes, or start it again; `space` is that of the folder's file system."""
         state = State.load(self.state_path)
-        if free < limit:
-            self._stop_writers(state, free)
-        elif state is not None and free >= limit * (1 + MARGIN):
-            self._start_again(state, free)
+        if short := space.missing(self.folder.path, self.min_free):
+            self._stop_writers(state, short)
+        elif state is not None and not space.missing(self.folder.path, self.min_free, MARGIN):
+            self._start_again(state, space.free)
             self.state_path.unlink(missing_ok=True)
 
     def _show(self, *units: str) -> list[Unit]:
@@ -345,7 +374,7 @@ class Guard:
             )
         return parse_units(shown.stdout)
 
-    def _stop_writers(self, known: State | None, free: int) -> None:
+    def _stop_writers(self, known: State | None, space: str) -> None:
         units = self._show("*.service", "*.timer", "*.path", "*.socket")
         writers, out_of_reach = find_writers(self.folder, units, read_processes(self.proc))
         state = known or State()
@@ -356,7 +385,6 @@ class Guard:
         if known is None or writers or first_named:
             # Before anything is stopped: a guard that is killed half-way must not forget what it stopped.
             state.save(self.state_path)
-        space = f"{mebibytes(free)} are free for {self.folder.path} and {self.min_free} have to stay free"
         for name in first_named:
             say(WARNING, f"{name} can write field data and is no service to stop: {space}; stop it yourself.")
         if writers:
@@ -412,11 +440,10 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         guard = Guard(
             folder,
             environment["FIELD_DATA_MIN_FREE"],
-            Path(environment["STATE_DIRECTORY"]) / STATE,
+            Path(environment["RUNTIME_DIRECTORY"]) / STATE,
             run_command,
         )
-        space = os.statvfs(folder.path)
-        guard.look(free=space.f_bavail * space.f_frsize, size=space.f_blocks * space.f_frsize)
+        guard.look(Space.of(folder.path))
     except KeyError as error:
         say(ERROR, f"{error} is not set: start the guard with 'systemctl start field-data-guard.service'.")
         return 1

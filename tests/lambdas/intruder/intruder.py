@@ -1,5 +1,6 @@
 """Tries what no Lambda may, and answers what became of it: of each attempt the error's name, or what it got."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -97,10 +98,18 @@ def breed(limit):
     return {"processes": len(children), "stopped": stopped}
 
 
-def fill(mebibytes):
-    """Take disk space where the Lambda may write, and hold it."""
-    with open("/tmp/filled", "ab") as file:
-        os.posix_fallocate(file.fileno(), 0, mebibytes * 2**20)
+def fill(path):
+    """Take all disk space there is, most of it at once, and hold it."""
+    with open(path, "ab") as file:
+        space = os.fstatvfs(file.fileno())
+        taken = max(space.f_bavail * space.f_frsize - 2**24, 1)
+        os.posix_fallocate(file.fileno(), 0, taken)
+        # What is left is not known exactly: the file system takes some for itself.
+        for step in (2**20, 2**12):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.posix_fallocate(file.fileno(), taken, step)
+                    taken += step
         time.sleep(300)
 
 
