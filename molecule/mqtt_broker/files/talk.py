@@ -8,8 +8,10 @@ Fails with the sentence of the first thing that is not so. certificates makes a 
 from __future__ import annotations
 
 import json
+import re
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -26,7 +28,8 @@ GATE = ["-h", "localhost", "-p", "8883", "--cafile", f"{CA}/ca.pem", "-q", "1"]
 KIOSK = [*GATE, "-u", "kiosk", "-P", "let me ask"]
 CLOUD = ["-h", "127.0.0.1", "-p", "18884", "-q", "1"]
 MOST_WAITING = 1000
-IDLE = 2000
+# Who opens connections and then is silent, by how far each goes first. Nobody has a password for the first two.
+IDLE = {"opened": 1200, "encrypted": 700, "logged in": 100}
 
 
 def run(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -95,6 +98,11 @@ def answers() -> bool:
     return run("mosquitto_pub", *LOCAL, "-t", "any", "-m", "one").returncode == 0
 
 
+def certificate(name: str) -> list[str]:
+    """Return the options by which a client presents a certificate."""
+    return ["--cert", f"{CA}/{name}.pem", "--key", f"{CA}/{name}.key"]
+
+
 def own_address() -> str:
     """Return the address that others reach this device at."""
     return must("hostname", "-I").split()[0]
@@ -113,6 +121,8 @@ def certificates() -> None:
     # Nobody knows who signed it: it signed itself.
     impostor = ["-keyout", f"{CA}/impostor.key", "-out", f"{CA}/impostor.pem"]
     must(*new, "-subj", "/CN=impostor", "-addext", "subjectAltName=DNS:localhost", *impostor)
+    stranger = ["-CA", f"{CA}/impostor.pem", "-CAkey", f"{CA}/impostor.key", "-addext", "extendedKeyUsage=clientAuth"]
+    must(*new, *stranger, "-subj", "/CN=stranger", "-keyout", f"{CA}/stranger.key", "-out", f"{CA}/stranger.pem")
     print(json.dumps({path.name: path.read_text() for path in CA.iterdir()}))
 
 
@@ -169,17 +179,29 @@ def gate() -> None:
     require(seen == [], "the device keeps a user's question for each who comes later")
     must("mosquitto_pub", *KIOSK, "-t", ASK, "-n", "--retain")
 
+    wrong = [*GATE, "-u", "kiosk", "-P", "let me in"]
     refused = {
-        "a wrong password": [*GATE, "-u", "kiosk", "-P", "let me in"],
+        "a wrong password": wrong,
         "another user": [*GATE, "-u", "visitor", "-P", "let me ask"],
         "no password": GATE,
         "no TLS": ["-h", "localhost", "-p", "8883", "-u", "kiosk", "-P", "let me ask"],
+        "another CA's certificate with a wrong password": [*wrong, *certificate("stranger")],
+        "another CA's certificate without a password": [*GATE, *certificate("stranger")],
+        "its own CA's certificate without a password": [*GATE, *certificate("device")],
+        "who trusts another CA alone": [*KIOSK, "--cafile", f"{CA}/impostor.pem"],
     }
-    for how, where in refused.items():
-        done = run("timeout", "5", "mosquitto_pub", *where, "-t", ASK, "-m", "refused?")
-        require(done.returncode != 0, f"the gate lets in {how}")
-    old = run("openssl", "s_client", "-connect", "localhost:8883", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0")
-    require(old.returncode != 0, "the gate speaks TLS 1.1")
+    with reading(LOCAL, ASK) as seen:
+        for how, where in refused.items():
+            done = run("timeout", "5", "mosquitto_pub", *where, "-t", ASK, "-m", how)
+            require(done.returncode != 0, f"the gate lets in {how}")
+        # It asks for no certificate: with the password, another CA's is no hindrance.
+        publish([*KIOSK, *certificate("stranger")], ASK, "allowed")
+    require(seen == [f"{ASK} allowed"], f"who is refused at the gate asks {seen}")
+    for version, spoken in (("tls1_3", True), ("tls1_2", True), ("tls1_1", False), ("tls1", False)):
+        done = run("openssl", "s_client", "-connect", "localhost:8883", f"-{version}", "-cipher", "ALL:@SECLEVEL=0")
+        require((done.returncode == 0) == spoken, f"{version} at the gate: {done.stderr}")
+        # It is the gate that refuses, not this client.
+        require(("alert protocol version" in done.stderr) != spoken, f"{version} at the gate: {done.stderr}")
 
     with reading([*LOCAL, "-i", "localcore"], ASK) as seen, reading([*KIOSK, "-i", "localcore"], ANSWER):
         publish(LOCAL, ASK, "still there?")
@@ -193,23 +215,55 @@ def gate() -> None:
     require(found == ["while away"], f"a restart left {found} for a user that was away")
 
 
+def connect(how: str, number: int) -> socket.socket:
+    """Connect to the gate, and go as far as is said."""
+    connection = socket.create_connection(("localhost", 8883), timeout=10)
+    if how == "opened":
+        return connection
+    encrypted = ssl.create_default_context(cafile=f"{CA}/ca.pem").wrap_socket(connection, server_hostname="localhost")
+    if how == "logged in":
+        name, *words = (
+            len(word).to_bytes(2, "big") + word for word in (b"MQTT", b"%d" % number, b"kiosk", b"let me ask")
+        )
+        # Version 3.1.1; user, password and a clean session; to be cut after 15 minutes.
+        packet = name + b"\x04\xc2" + (600).to_bytes(2, "big") + b"".join(words)
+        encrypted.sendall(b"\x10" + bytes([len(packet)]) + packet)
+        require(encrypted.recv(4) == b"\x20\x02\0\0", "the gate refuses a user who will be silent")
+    return encrypted
+
+
 def flood() -> None:
-    """Who sends 100 MB, or opens 2,000 connections and says nothing, stops nobody."""
-    process = must("systemctl", "show", "--value", "--property=MainPID", "mqtt-gate")
+    """Who sends 100 MB, or opens 2,000 connections and says nothing more, stops nobody."""
+    processes = ["systemctl", "show", "--property=MainPID,NRestarts", "mqtt-gate", "mosquitto"]
+    before = must(*processes)
     done = run("timeout", "20", "mosquitto_pub", *KIOSK, "-t", ASK, "-s", stdin="x" * 100_000_000)
     require(done.returncode != 0, "a message of 100 MB was taken")
     until(asks, "no question comes through the gate after a message of 100 MB", 10)
 
-    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * IDLE, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    idle = [socket.create_connection(("localhost", 8883)) for _ in range(IDLE)]
-    took = until(asks, f"no question comes through the gate beside {IDLE} idle connections", 10)
-    require(answers(), f"the broker does not answer beside {IDLE} idle connections at the gate")
-    memory = must("systemctl", "show", "--value", "--property=MemoryCurrent", "mqtt-gate").strip()
-    print(f"a question {took:.1f} s after {IDLE} idle connections, {memory} bytes of memory")
-    for connection in idle:
-        connection.close()
-    found = must("systemctl", "show", "--value", "--property=MainPID", "mqtt-gate")
-    require(found == process, "the gate was restarted")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    idle: dict[str, list[socket.socket]] = {}
+    with reading(KIOSK, ANSWER) as known:
+        for how, count in IDLE.items():
+            begun = time.monotonic()
+            idle[how] = [connect(how, number) for number in range(count)]
+            print(f"{count} {how} in {time.monotonic() - begun:.1f} s: {memory()} bytes of memory")
+        took = until(asks, "no question comes through the gate beside idle connections", 10)
+        require(answers(), "the broker does not answer beside idle connections at the gate")
+        publish(LOCAL, ANSWER, "a mug")
+    require(known == [f"{ANSWER} a mug"], f"a user who was there before idle connections reads {known}")
+    for connection in idle["logged in"]:
+        connection.sendall(b"\xc0\0")
+        require(connection.recv(2) == b"\xd0\0", "a user who was silent is gone")
+    # 8883 in the kernel's table of connections; 01 is an open one.
+    held = len(re.findall(r"^ *\d+: \w+:22B3 \w+:\w+ 01 ", Path("/proc/net/tcp").read_text(), re.MULTILINE))
+    require(held >= sum(IDLE.values()), f"the gate has cut idle connections before their time: {held} are left")
+    print(f"a question {took:.1f} s after idle connections: {memory()} bytes of memory")
+    require(must(*processes) == before, f"restarted: {before} is {must(*processes)}")
+
+
+def memory() -> int:
+    """Return the bytes of memory that the gate takes."""
+    return int(must("systemctl", "show", "--value", "--property=MemoryCurrent", "mqtt-gate"))
 
 
 def asks() -> bool:
