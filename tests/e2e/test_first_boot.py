@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,9 @@ STRICT = (
 class Site:
     """An inventory of this test's own, with its vault, its cards and its virtual Pis."""
 
+    password = PASSWORD
+    wifi: Mapping[str, str] = WIFI
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.inventory = folder / "inventory"
@@ -57,7 +61,7 @@ class Site:
         self.inventory.mkdir(parents=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
         self.vault.write_text("a vault password of this test\n")
-        (self.folder / "password").write_text(PASSWORD)
+        (self.folder / "password").write_text(self.password)
         packages = {
             "trixie": ["cloud-init", "locales", "netplan.io", "tzdata"],
             "bookworm": ["locales", "network-manager", "tzdata"],
@@ -77,7 +81,7 @@ class Site:
         }
         hosts[BLANK] = {"ansible_ssh_common_args": STRICT, "virtual_pi_release": "trixie"}
         hashed = subprocess.run(
-            ["openssl", "passwd", "-6", "-stdin"], input=PASSWORD, capture_output=True, text=True, check=True
+            ["openssl", "passwd", "-6", "-stdin"], input=self.password, capture_output=True, text=True, check=True
         ).stdout.strip()
         variables = {
             "ansible_python_interpreter": "/usr/bin/python3",
@@ -89,7 +93,7 @@ class Site:
             "camera_source": "directory",
             "camera_directory": str(PROJECT / "files" / "photos"),
             "image_classifier_model": str(PROJECT / ".cache" / "models" / "demonstration" / "model.onnx"),
-            **WIFI,
+            **self.wifi,
         }
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump({"devices": {"hosts": hosts, "vars": variables}}))
         for name in SEEDED:

@@ -25,7 +25,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import En
 
 from tests.e2e.conftest import PROJECT, Run, kill_all
 from tests.e2e.test_collect import DEVICE, MAKE, flat, row
-from tests.e2e.test_first_boot import BLANK, CMDLINE, FLEET, PASSWORD, SEEDED, Site, switch_on_again
+from tests.e2e.test_first_boot import BLANK, CMDLINE, FLEET, SEEDED, Site, switch_on_again
 
 SEED = 20261126
 PICTURES, KILLS = 150, 5
@@ -47,7 +47,7 @@ class Farm(Site):
             host["virtual_pi_packages"] += shared["molecule_packages"]
             host["virtual_pi_packages"] += shared["molecule_packages_of_release"][host["virtual_pi_release"]]
         devices["vars"] |= {
-            "ansible_become_password": PASSWORD,
+            "ansible_become_password": self.password,
             "camera_source": "directory",
             "camera_directory": str(PROJECT / "files" / "photos"),
             "image_classifier_model": str(PROJECT / ".cache" / "models" / "demonstration" / "model.onnx"),
@@ -93,7 +93,7 @@ class Farm(Site):
         argv = ["ssh", *(word for option in options for word in ("-o", option)), "-i", str(self.key), "-p", str(port)]
         done = subprocess.run(
             [*argv, "pi@127.0.0.1", "sudo -S -p '' python3 -"],
-            input=f"{PASSWORD}\n{DEVICE}{script}",
+            input=f"{self.password}\n{DEVICE}{script}",
             capture_output=True,
             text=True,
             check=False,
