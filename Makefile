@@ -89,11 +89,12 @@ reference: .venv/installed ## prove conversions against MXNet 1.9.1 itself: a fe
 	@MXNET_PYTHON=$(CURDIR)/.cache/mxnet/bin/python pytest -s tests/reference
 
 .PHONY: bench
-bench: tools model ## measure what it costs to know that nothing changed, beside pyinfra and a shell script: an hour (HOSTS=1,10,50)
+bench: tools model ## measure what it costs to know that nothing changed, and to provision a blank device: hours (HOSTS=1,10,50 ARCH=armhf BEFORE=COMMIT)
 	@python3 -m venv .cache/pyinfra
 	@.cache/pyinfra/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
 	  --requirement benchmarks/pyinfra/requirements.txt
-	@python -m benchmarks.fleet --hosts $(HOSTS) --write benchmarks/results
+	@python -m benchmarks.fleet --hosts $(HOSTS) --release $(RELEASE) --first \
+	  $(if $(ARCH),--architecture $(ARCH)) $(if $(BEFORE),--before $(BEFORE)) --write benchmarks/results$(if $(ARCH),-$(ARCH))
 
 HOSTS ?= 1,10,50
 

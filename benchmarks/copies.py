@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 
 
-def run(*command: str, **environment: str) -> str:
+# What an emulated processor has to be given, which takes ten times as long.
+PATIENCE = {"image_classifier_timeout": 150, "classifier_lambda_timeout": 180, "classify_timeout": 210}
+
+
+def run(*command: str, cwd: Path = ROOT, **environment: str) -> str:
     """Run a command in the project and return what it prints; end with its last words if it fails."""
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -45,7 +49,7 @@ class Fleet:
     names: Sequence[str]
 
     @classmethod
-    def make(cls, folder: Path, label: str, count: int, release: str, image: str = "") -> Fleet:
+    def make(cls, folder: Path, label: str, count: int, release: str, architecture: str = "", image: str = "") -> Fleet:
         """Make virtual Pis, from a blank card or as copies."""
         (folder / "inventory").mkdir(parents=True, exist_ok=True)
         names = [f"pi-{number:02}" for number in range(1, count + 1)]
@@ -57,22 +61,33 @@ class Fleet:
             "camera_directory": str(ROOT / "files" / "photos"),
             "image_classifier_model": str(ROOT / ".cache" / "models" / "demonstration" / "model.onnx"),
             "rollout_batches": ["100%"],
+            **({"virtual_pi_architecture": architecture, **PATIENCE} if architecture else {}),
         }
         hosts = {"devices": {"hosts": {name: {} for name in names}, "vars": variables}}
         (folder / "inventory" / "hosts.json").write_text(json.dumps(hosts))
         fleet = cls(folder, label, names)
-        fleet.play("playbooks/virtual_fleet.yml", virtual_pi_fleet=label, virtual_pi_directory=str(folder))
+        fleet.play("playbooks/virtual_fleet.yml", fleet.called)
         return fleet
 
     def remove(self) -> None:
         """Remove them."""
-        given = {"virtual_pi_fleet": self.label, "virtual_pi_directory": str(self.folder)}
-        self.play("playbooks/virtual_fleet.yml", virtual_fleet="all:!all", **given)
+        self.play("playbooks/virtual_fleet.yml", self.called | {"virtual_fleet": "all:!all"})
 
-    def play(self, playbook: str, **variables: Any) -> str:
-        """Run a playbook."""
-        inventory = f"--inventory={self.folder / 'inventory'}"
-        return run("ansible-playbook", inventory, playbook, "--extra-vars", json.dumps(variables))
+    @property
+    def called(self) -> dict[str, str]:
+        """What role virtual_pi knows them by."""
+        return {"virtual_pi_fleet": self.label, "virtual_pi_directory": str(self.folder)}
+
+    @property
+    def connections(self) -> Path:
+        """Folder of the connections that Ansible keeps."""
+        return self.folder / "cp"
+
+    def play(self, playbook: str, variables: Mapping[str, Any] | None = None, project: Path = ROOT) -> str:
+        """Run a playbook, of this checkout or another one."""
+        command = ["ansible-playbook", f"--inventory={self.folder / 'inventory'}", playbook]
+        given = ["--extra-vars", json.dumps(variables or {})]
+        return run(*command, *given, cwd=project, ANSIBLE_SSH_CONTROL_PATH_DIR=str(self.connections))
 
     def root(self, name: str, script: str) -> str:
         """Run a shell script on a device as root."""
@@ -95,18 +110,18 @@ class Fleet:
 
 
 @contextmanager
-def copies(name: str, release: str, counts: Sequence[int]) -> Iterator[Generator[Fleet]]:
+def copies(name: str, release: str, counts: Sequence[int], architecture: str = "") -> Iterator[Generator[Fleet]]:
     """Make fleets of so many copies, each provisioned, one after the other: each is removed before the next is made."""
     if int(INOTIFY.read_text()) < 8 * max(counts):
         sys.exit(
             f"{max(counts)} virtual Pis need more inotify: sudo sysctl fs.inotify.max_user_instances={16 * max(counts)}"
         )
     folder, image = ROOT / ".cache" / name, f"localhost/pi-fleet/virtual-pi:{name}"
-    first = Fleet.make(folder / "first", f"{name}-first", 1, release)
+    first = Fleet.make(folder / "first", f"{name}-first", 1, release, architecture)
 
     def each() -> Generator[Fleet]:
         for count in counts:
-            fleet = Fleet.make(folder / str(count), f"{name}-{count}", count, release, image)
+            fleet = Fleet.make(folder / str(count), f"{name}-{count}", count, release, architecture, image)
             try:
                 # That they are copies is over with it.
                 fleet.play("playbooks/site.yml")

@@ -1,28 +1,35 @@
 """What it costs to know that nothing changed: site.yml with its question, all roles, pyinfra, and a shell script.
 
-    python -m benchmarks.fleet [--hosts 1,10,50] [--repetitions 5] [--release trixie] [--write FOLDER]
+    python -m benchmarks.fleet [--hosts 1,10,50] [--repetitions 5] [--release trixie] [--architecture armhf]
+                               [--first [--before COMMIT]] [--write FOLDER]
 
 Provisions a virtual Pi, makes copies of it that are provisioned each, and asks all of them, one contender after the
-other, several times over. Measured are the processor of the control node (with all children of the contender), that
-of the devices (by their control groups), and the time that goes by. Prints a table of medians with the least and the
-most; with --write also fleet.json and fleet.svg.
+other, several times over. Measured are the processor of the control node (with all children of the contender, kept
+connections too, which end with it), that of the devices (by their control groups), and the time that goes by. Prints a
+table of medians with the least and the most; with --write also fleet.json and fleet.svg. With --first, blank virtual
+Pis are provisioned too, by turns with the site.yml of an earlier commit if one is named.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
 import re
 import resource
 import shlex
+import shutil
+import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -31,6 +38,8 @@ from benchmarks.copies import ROOT, Fleet, copies, run
 
 # Beyond this many devices an Ansible that runs all roles takes too long to be asked five times.
 FULL_AT_MOST = 10
+# See prctl(2).
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,20 @@ def processor(groups: Sequence[Path]) -> float:
     return total
 
 
-def measure(contender: Callable[[], None], groups: Sequence[Path]) -> Cost:
+def disconnect(folder: Path) -> None:
+    """End the connections whose sockets are in a folder: as children of this process they count from then on."""
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        pid = int(command.parent.name)
+        # Some are another's, or gone.
+        with suppress(OSError):
+            if str(folder).encode() in command.read_bytes():
+                os.kill(pid, signal.SIGTERM)
+                os.waitpid(pid, 0)
+
+
+def measure(contender: Callable[[], object], fleet: Fleet) -> Cost:
     """Measure one run of a contender, without what the devices do anyway meanwhile."""
+    groups = fleet.groups()
     begun, before = time.monotonic(), processor(groups)
     time.sleep(3)
     idle = (processor(groups) - before) / (time.monotonic() - begun)
@@ -69,6 +90,7 @@ def measure(contender: Callable[[], None], groups: Sequence[Path]) -> Cost:
     begun, before, control = time.monotonic(), processor(groups), spent()
     contender()
     wall = time.monotonic() - begun
+    disconnect(fleet.connections)
     return Cost(spent() - control, max(0.0, processor(groups) - before - idle * wall), wall)
 
 
@@ -178,10 +200,32 @@ def contenders(fleet: Fleet, checks: Checks) -> dict[str, Callable[[], None]]:
             sys.exit(f"site.yml found something to do:\n{said}")
 
     def full() -> None:
-        fleet.play("playbooks/site.yml", full=True)
+        fleet.play("playbooks/site.yml", {"full": True})
 
     found: dict[str, Callable[[], None]] = {"site.yml": gate, "shell over ssh": shell, "pyinfra": pyinfra}
     return {**found, "site.yml, all roles": full} if len(fleet.names) <= FULL_AT_MOST else found
+
+
+def first(release: str, architecture: str, repetitions: int, before: str | None) -> dict[str, list[Cost]]:
+    """Measure what it takes to provision a blank device, by this checkout and by an earlier commit."""
+    earlier = ROOT / ".cache" / "bench-before"
+    projects = {"site.yml, blank": ROOT} | ({f"... of {before[:7]}": earlier} if before else {})
+    if before:
+        run("git", "worktree", "add", "--force", "--detach", str(earlier), before)
+    costs: dict[str, list[Cost]] = {name: [] for name in projects}
+    try:
+        for _ in range(repetitions):
+            for name, project in projects.items():
+                fleet = Fleet.make(ROOT / ".cache" / "bench-blank", "bench-blank", 1, release, architecture)
+                try:
+                    costs[name].append(measure(partial(fleet.play, "playbooks/site.yml", project=project), fleet))
+                finally:
+                    fleet.remove()
+                    shutil.rmtree(fleet.folder)
+    finally:
+        if before:
+            run("git", "worktree", "remove", "--force", str(earlier))
+    return costs
 
 
 def write_pyinfra_inventory(fleet: Fleet) -> None:
@@ -263,28 +307,34 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--hosts", default="1,10,50", help="how many devices, one after the other")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--release", default="trixie")
+    parser.add_argument("--architecture", default="", help="another one than this machine's, emulated")
+    parser.add_argument("--first", action="store_true", help="provision blank devices as well")
+    parser.add_argument("--before", help="commit whose site.yml does so too")
     parser.add_argument("--write", type=Path, help="folder for fleet.json and fleet.svg")
     asked = parser.parse_args(arguments)
     counts = [int(word) for word in asked.hosts.split(",")]
     print(f"On {machine()}", flush=True)
     results: dict[str, dict[str, list[Cost]]] = {}
-    with copies("bench", asked.release, counts) as fleets:
+    # A kept connection outlives who made it: it becomes a child of this process.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    blank: dict[str, list[Cost]] = {}
+    if asked.first:
+        blank = first(asked.release, asked.architecture, asked.repetitions, asked.before)
+        print("\n".join(table({"1": blank})), flush=True)
+    with copies("bench", asked.release, counts, asked.architecture) as fleets:
         for count, fleet in zip(counts, fleets, strict=True):
             write_pyinfra_inventory(fleet)
             compared = contenders(fleet, Checks.of(fleet, fleet.names[0]))
-            groups = fleet.groups()
             costs: dict[str, list[Cost]] = {name: [] for name in compared}
             for _ in range(asked.repetitions):
                 for name, contender in compared.items():
-                    costs[name].append(measure(contender, groups))
+                    costs[name].append(measure(contender, fleet))
             results[str(count)] = costs
             print("\n".join(table({str(count): costs})), flush=True)
     if asked.write:
         asked.write.mkdir(exist_ok=True)
-        found = {
-            count: {name: [asdict(c) for c in costs] for name, costs in each.items()} for count, each in results.items()
-        }
-        (asked.write / "fleet.json").write_text(json.dumps({"machine": machine(), "costs": found}, indent=1) + "\n")
+        found = {"machine": machine(), "costs": results, "first": blank}
+        (asked.write / "fleet.json").write_text(json.dumps(found, indent=1, default=asdict) + "\n")
         (asked.write / "fleet.svg").write_text(chart(results))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -46,9 +48,24 @@ def test_idle_work_is_not_the_contenders(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("benchmarks.fleet.time.sleep", lambda seconds: None)
     usage = iter((0, 300, 300, 1600))
     monkeypatch.setattr("benchmarks.fleet.processor", lambda groups: next(usage) / 100)
-    cost = fleet.measure(lambda: None, [])
+    monkeypatch.setattr(Fleet, "groups", lambda self: [])
+    cost = fleet.measure(lambda: None, Fleet(tmp_path, "bench", []))
     # A second of each second and three seconds went by: 13 less 3.
     assert (cost.wall, cost.devices) == (3, 10.0)
+
+
+def test_a_connection_that_is_kept_ends_with_the_contender(tmp_path: Path) -> None:
+    program = "import sys, time; print('up', flush=True); time.sleep(60)"
+    kept = [
+        subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE)
+        for folder in (tmp_path / "cp" / "socket", tmp_path / "other")
+    ]
+    assert all(process.stdout and process.stdout.readline() for process in kept)
+    fleet.disconnect(tmp_path / "cp")
+    assert [process.poll() is None for process in kept] == [False, True]
+    kept[1].kill()
+    kept[1].communicate()
+    kept[0].communicate()
 
 
 def test_what_is_recorded_is_what_others_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
