@@ -25,7 +25,22 @@ ELSEWHERE = [
     "/dev/mem",
     "/dev/kmsg",
 ]
-HIDDEN = ["/etc/pi-fleet/private", "/etc/pi-fleet/group.json", "/etc/shadow", "/home/pi", "/root"]
+HIDDEN = [
+    "/boot/firmware",
+    "/etc/pi-fleet",
+    "/etc/pi-fleet/group.json",
+    "/etc/pi-fleet/private",
+    "/etc/shadow",
+    "/home",
+    "/home/pi",
+    "/opt/pi-fleet/lambda/echo",
+    "/opt/pi-fleet/model",
+    "/root",
+    "/var/lib",
+    "/var/log",
+]
+# More than each holds, in MiB.
+BOUNDED = {"/dev/shm": 20, os.environ.get("RUNTIME_DIRECTORY", ""): 6}
 
 
 def outcome(attempt, *arguments):
@@ -98,6 +113,17 @@ def breed(limit):
     return {"processes": len(children), "stopped": stopped}
 
 
+def stuff(folder, mebibytes):
+    """Take memory where a folder is in it, and give it back."""
+    path = os.path.join(folder, "stuffed")
+    try:
+        with open(path, "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, mebibytes * 2**20)
+    finally:
+        os.unlink(path)
+    return "stuffed"
+
+
 def fill(path):
     """Take all disk space there is, most of it at once, and hold it."""
     with open(path, "ab") as file:
@@ -127,6 +153,8 @@ def function_handler(event, context):
     if pid:
         answer["written"] = {path: outcome(write, path) for path in ELSEWHERE}
         answer["read"] = {path: outcome(read, path) for path in HIDDEN}
+        answer["stuffed"] = {folder: outcome(stuff, folder, size) for folder, size in BOUNDED.items()}
+        answer["others"] = {folder: os.listdir(folder) for folder in ("/dev/shm", "/opt/pi-fleet/lambda", "/srv")}
         answer["process"] = look_into(pid)
         answer["traced"] = in_a_child(lambda: attach(pid))
         answer["root"] = in_a_child(lambda: os.setuid(0) or 0)
