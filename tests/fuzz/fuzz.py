@@ -17,7 +17,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["localcore", "ansible_collections.edge.pi_fleet"]):
-    from tests.fuzz.targets import CORPUS, PATIENCE, TARGETS
+    from tests.fuzz.targets import CORPUS, PATIENCE, TARGETS, tighten
 
 # The connector may have as much, with a model in it.
 MEMORY_MIB = 700
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=600)
     asked = parser.parse_args()
+    tighten()
     # Of each request that is none a line is told.
     logging.disable(logging.WARNING)
     found = Path(__file__).resolve().parents[2] / ".cache" / "fuzz" / asked.target

@@ -13,7 +13,7 @@ import resource
 import sys
 from pathlib import Path
 
-from tests.fuzz.targets import CORPUS, PATIENCE, TARGETS
+from tests.fuzz.targets import CORPUS, PATIENCE, TARGETS, tighten
 
 VARIATIONS = 30
 INTERESTING = (b"\x00", b"\xff", b"\x7f\xff\xff\xff", b"\xff" * 8, b"\x00" * 8, b'"', b"{", b"[" * 50, b"\n", b"-1")
@@ -41,6 +41,7 @@ def memory(name: str) -> int:
 def main() -> None:
     """Try one target, and print the MiB that it took at most beyond what it began with."""
     target = TARGETS[sys.argv[1]]
+    tighten()
     logging.disable(logging.WARNING)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
     # From here on the kernel counts the peak anew.

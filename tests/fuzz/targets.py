@@ -41,11 +41,14 @@ METHODS = ("POST", "GET", "PUT", "DELETE")
 PATHS = (f"{ARN}:other:1", f"{ARN}:one:1/work", f"{ARN}:one:1/initialized", "arn:aws:lambda:::function:GGRouter", "x")
 # A device's answers take no longer; more is a hang.
 PATIENCE = 10.0
-# Bounds of GiB, which no input here would meet, as ones of KiB.
-model_source.LARGEST.update(json=16 * 1024, params=32 * 1024, onnx=32 * 1024)
-model_source.LARGEST_ARCHIVE = 128 * 1024
 LABELS = ("cup", "can", "clutter")
 MODEL = CORPUS.parent / "model"
+
+
+def tighten() -> None:
+    """Have bounds of GiB, which no input here would meet, be ones of KiB in this process."""
+    model_source.LARGEST.update(json=16 * 1024, params=32 * 1024, onnx=32 * 1024)
+    model_source.LARGEST_ARCHIVE = 128 * 1024
 
 
 def params(data: bytes) -> None:

@@ -27,8 +27,8 @@ ELSEWHERE = [
 ]
 HIDDEN = [
     "/boot/firmware",
-    "/etc/pi-fleet",
     "/etc/pi-fleet/group.json",
+    "/etc/pi-fleet/lambda",
     "/etc/pi-fleet/private",
     "/etc/shadow",
     "/home",
