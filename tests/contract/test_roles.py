@@ -10,6 +10,7 @@ import yaml
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import KINDS
 
 from tests.contract.repository import (
+    ELSEWHERE_THAN_SITE,
     ON_DEVICES,
     ROLES,
     ROOT,
@@ -141,6 +142,14 @@ def test_tasks_use_what_ansible_core_and_this_collection_have(role: str) -> None
     assert not [name for name in used if not re.fullmatch(r"(ansible\.builtin|edge\.pi_fleet)\.\w+", name)]
     assert "ansible.builtin.shell" not in used
     assert not [task["name"] for task in tasks(role) if "ignore_errors" in task]
+
+
+def test_no_task_is_the_first_devices_alone_where_site_leaves_roles_out_by_device() -> None:
+    """Else nobody does it where the first of a batch does not need the role."""
+    for role in changing():
+        for path in files(f"roles/{role}/tasks"):
+            if path.name not in ELSEWHERE_THAN_SITE:
+                assert "run_once" not in path.read_text(), path
 
 
 @pytest.mark.parametrize("role", ROLES)
