@@ -106,9 +106,11 @@ def main() -> None:
         needed, what = module.params["install_free"], "to install what is missing"
     else:
         needed, what = module.params["disk_free"], "to work"
+    full = disk_refusal(device.free_bytes(device.path("/")) // MIB, needed, what)
     found = [
-        disk_refusal(device.free_bytes(device.path("/")) // MIB, needed, what),
-        wait_for_apt(lambda: apt_holder(device), module.params["apt_timeout"]),
+        full,
+        # Who is refused anyhow is not kept waiting.
+        None if full else wait_for_apt(lambda: apt_holder(device), module.params["apt_timeout"]),
         lists_refusal(device) if missing and module.check_mode else None,
     ]
     refused = [sentence for sentence in found if sentence]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from unittest.mock import Mock
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.edge.pi_fleet.plugins.action import preflight as action
 from ansible_collections.edge.pi_fleet.plugins.module_utils import preflight
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
 from ansible_collections.edge.pi_fleet.plugins.module_utils.preflight import APT_LOCKS, QUESTION, Answer, Holder
+from ansible_collections.edge.pi_fleet.plugins.modules import preflight as module
 from fake_action import make
 from fake_device import FakeDevice
 from hypothesis import example, given, settings
@@ -364,6 +367,23 @@ def test_what_the_module_refuses_is_told_with_the_hosts_name(monkeypatch: pytest
     clock(monkeypatch, NOW)
     result = answering(reply(stdout=said()), {"failed": True, "msg": "The device has 9 MiB free on /."})
     assert result["msg"] == "kitchen: The device has 9 MiB free on /."
+
+
+def test_a_device_whose_card_is_full_is_not_kept_waiting_for_apt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "installed", lambda device: (["rsync"], False))
+    monkeypatch.setattr(module, "apt_holder", lambda device: Holder(7, "apt-get"))
+    monkeypatch.setattr(module, "wait_for_apt", lambda holder, limit: f"apt is held by {holder()} after {limit} s.")
+    told = []
+    for free in (9 * module.MIB, 9000 * module.MIB):
+        monkeypatch.setattr(module, "Device", lambda run, free=free: Device(run, free_bytes=lambda path: free))
+        with patch_module_args({"apt_timeout": 60}), pytest.raises(SystemExit):
+            module.main()
+        told.append(json.loads(capsys.readouterr().out)["msg"])
+    assert told[0].startswith("The device has 9 MiB free on /")
+    assert "apt" not in told[0]
+    assert told[1] == "apt is held by apt-get (process 7) after 60 s."
 
 
 def test_a_slow_answer_is_no_wrong_clock(monkeypatch: pytest.MonkeyPatch) -> None:
