@@ -143,6 +143,12 @@ class RemoteFieldData:
                 f"{self.host} answers {self.given['user']} with a host key that is not the known one: if it was"
                 " reimaged, let playbooks/reimage.yml say so, else somebody else answers."
             )
+        if "Permission denied" in said and not Path(self.given["key"]).exists():
+            return (
+                f"{self.host} refuses the login of {self.given['user']}, as there is no {self.given['key']} here: put"
+                f" the private half of {self.given['key']}.pub there, or remove that file and run playbooks/site.yml,"
+                " which makes a new key."
+            )
         if "Permission denied" in said:
             return (
                 f"{self.host} refuses the login of {self.given['user']} with {self.given['key']}: run"

@@ -44,6 +44,8 @@ def rsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     program.chmod(0o755)
     (tmp_path / "end").write_text("exit 0\n")
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "collect").touch()
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     return program
 
@@ -108,6 +110,14 @@ def test_an_inventory_that_checks_no_keys_is_overruled(tmp_path: Path) -> None:
 def test_what_ends_rsync_is_a_sentence(tmp_path: Path, end: str, sentence: str) -> None:
     (tmp_path / "end").write_text(end)
     with pytest.raises(CollectError, match=sentence):
+        pull(tmp_path, remote(tmp_path), "1.jpg")
+
+
+@pytest.mark.usefixtures("rsync")
+def test_without_the_private_half_of_the_key_that_is_what_is_said(tmp_path: Path) -> None:
+    (tmp_path / "end").write_text("echo 'collect@10.0.0.7: Permission denied (publickey).' >&2; exit 255")
+    (tmp_path / "keys" / "collect").unlink()
+    with pytest.raises(CollectError, match=rf"as there is no {tmp_path}/keys/collect here: put the private half of"):
         pull(tmp_path, remote(tmp_path), "1.jpg")
 
 
