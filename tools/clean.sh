@@ -19,8 +19,10 @@ for supply in .cache/*/machines/*/supply .cache/molecule/*/machines/*/supply; do
   [ "$(readlink "/proc/$(cat "$supply")/cwd")" != "$(realpath "$(dirname "$supply")")" ] ||
     kill -KILL -- "-$(cat "$supply")" || true
 done
+if [ "$(id -u)" -eq 0 ]; then sudo=; else sudo=sudo; fi
 for handler in /proc/sys/fs/binfmt_misc/pi-fleet-*; do
-  [ ! -e "$handler" ] || echo -1 >"$handler"
+  [ ! -e "$handler" ] || echo -1 | $sudo tee "$handler" >/dev/null
 done
 rm -rf .venv .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis inventory/virtual/connections.yml
+rm -rf inventory/virtual/keys
 echo "Removed virtual Pis, their images, .venv, .cache and dist."
