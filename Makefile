@@ -20,7 +20,8 @@ tools: .venv/installed ## install what this machine lacks (apt), and the pinned 
 	@tools/host.sh
 	@echo "Installing the pinned tools into .venv"
 	@python3 -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+	  --requirement requirements.lock
 	@touch $@
 
 .PHONY: model

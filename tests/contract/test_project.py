@@ -58,6 +58,12 @@ def test_make_explains(target: str) -> None:
     assert targets()[target]
 
 
+def test_make_installs_what_is_pinned_and_runs_no_code_of_its_to_build_it() -> None:
+    calls = re.findall(r"^.*\bpip install .*$", read("Makefile"), re.MULTILINE)
+    assert len(calls) == 4
+    assert not [call for call in calls if "--require-hashes" not in call or "--only-binary :all:" not in call]
+
+
 def test_versions_agree() -> None:
     project = tomllib.loads(read("pyproject.toml"))
     assert read_yaml(f"{COLLECTION}/galaxy.yml")["version"] == project["project"]["version"]
@@ -116,7 +122,18 @@ def test_ansible_checks_host_keys_saves_connections_and_keeps_its_warnings() -> 
     settings.read(ROOT / "ansible.cfg")
     assert settings["defaults"]["host_key_checking"] == "True"
     assert settings["connection"]["pipelining"] == "True"
+    assert settings["defaults"]["inject_facts_as_vars"] == "False"
+    ssh = settings["ssh_connection"]["ssh_args"].split()
+    assert {"ControlMaster=auto", "ControlPersist=120s"} <= set(ssh)
     assert "deprecation_warnings" not in read("ansible.cfg")
+
+
+def test_no_key_of_virtual_pis_is_committed() -> None:
+    """Else a fresh clone has half of a key, makes none, and collects nothing."""
+    assert not files("inventory/virtual/keys")
+    made = ["inventory/virtual/keys/collect", "inventory/virtual/keys/collect.pub"]
+    ignored = subprocess.run(["git", "check-ignore", *made], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ignored.stdout.split() == made
 
 
 def test_no_file_names_a_folder_of_the_machine_it_was_written_on() -> None:
