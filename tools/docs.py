@@ -107,6 +107,7 @@ def roles() -> str:
         *site_roles(),
         "contact",
         "verify",
+        "drift",
         "classify",
         "card",
         "bootstrap",

@@ -79,6 +79,10 @@ def test_a_role_has_its_files(role: str) -> None:
     assert (ROOT / "molecule" / scenario / "molecule.yml").is_file()
 
 
+def test_the_table_of_roles_has_each_once() -> None:
+    assert sorted(re.findall(r"^\| \[(\w+)\]", docs.roles(), re.MULTILINE)) == ROLES
+
+
 def test_generated_documentation_is_fresh() -> None:
     assert not [str(path.relative_to(ROOT)) for path in docs.stale()], "run 'make docs'"
 
