@@ -72,7 +72,8 @@ lint: tools ## ansible-lint (production), yamllint, ruff, mypy --strict, shellch
 	@echo "lint: shellcheck"; shellcheck $(SCRIPTS)
 	@echo "lint: ansible-lint"; ansible-lint -q
 
-SCRIPTS = .ci/run $(shell git ls-files '*.sh') roles/virtual_pi/files/image/rpi-swap/usr/lib/systemd/system-generators/*
+# Whatever their names: all that begin as scripts of a shell do.
+SCRIPTS = $(shell git grep -lE '^\#!.*/(env )?(ba)?sh( |$$)')
 
 .PHONY: unit
 unit: tools ## unit and contract tests

@@ -64,6 +64,15 @@ def test_make_installs_what_is_pinned_and_runs_no_code_of_its_to_build_it() -> N
     assert not [call for call in calls if "--require-hashes" not in call or "--only-binary :all:" not in call]
 
 
+def test_shellcheck_sees_all_scripts_of_a_shell() -> None:
+    told = ["make", "-s", "--eval", "scripts: ; @echo $(SCRIPTS)", "scripts"]
+    seen = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    first = {path: path.read_bytes().partition(b"\n")[0] for path in files()}
+    scripts = {str(path.relative_to(ROOT)) for path, line in first.items() if re.match(rb"#!.*\b(ba|da)?sh\b", line)}
+    assert "tools/offline/install" in scripts
+    assert set(seen) == scripts
+
+
 def test_versions_agree() -> None:
     project = tomllib.loads(read("pyproject.toml"))
     assert read_yaml(f"{COLLECTION}/galaxy.yml")["version"] == project["project"]["version"]

@@ -75,7 +75,7 @@ def resnet(mx: Any, depth: str, side: int, momentum: float) -> Any:
         body = mx.sym.BatchNorm(body, fix_gamma=False, eps=2e-5, momentum=momentum, name="bn0")
         body = mx.sym.Activation(body, act_type="relu", name="relu0")
         body = mx.sym.Pooling(body, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
-    for stage, (count, width) in enumerate(zip(units, filters[1:]), start=1):  # noqa: B905
+    for stage, (count, width) in enumerate(zip(units, filters[1:], strict=True), start=1):
         for number in range(1, count + 1):
             stride = 2 if number == 1 and stage > 1 else 1
             body = unit(mx, body, width, stride, number > 1, f"stage{stage}_unit{number}", bottleneck, momentum)
@@ -132,7 +132,7 @@ def make(kind: str, side: int, folder: Path) -> None:
     given = {"softmax_label": shape[:1]} if kind != "odd" else {}
     sizes, _, more = twin.infer_shape(data=shape, **given)
     arguments = {}
-    for name, size in zip(twin.list_arguments(), sizes):  # noqa: B905
+    for name, size in zip(twin.list_arguments(), sizes, strict=True):
         if name in ("data", "softmax_label"):
             continue
         spread = 0.3 if len(size) == 1 else (6 / np.prod(size[1:])) ** 0.5
@@ -141,7 +141,7 @@ def make(kind: str, side: int, folder: Path) -> None:
         spread *= 0.3 if name.endswith(("_conv2_weight", "_conv3_weight")) else 1
         middle = 1 if name.endswith("gamma") else 0
         arguments[name] = mx.nd.array(middle + np.random.uniform(-spread, spread, size), dtype=np.float32)
-    states = {name: mx.nd.ones(size) for name, size in zip(twin.list_auxiliary_states(), more)}  # noqa: B905
+    states = {name: mx.nd.ones(size) for name, size in zip(twin.list_auxiliary_states(), more, strict=True)}
     executor = bind(mx, twin, shape, arguments, states, grad_req="write")
     executor.forward(is_train=True, data=mx.nd.array(pictures))
     # It is on the way back that MXNet keeps them.

