@@ -60,7 +60,7 @@ def test_make_explains(target: str) -> None:
 
 def test_make_installs_what_is_pinned_and_runs_no_code_of_its_to_build_it() -> None:
     calls = re.findall(r"^.*\bpip install .*$", read("Makefile"), re.MULTILINE)
-    assert len(calls) == 4
+    assert len(calls) == 5
     assert not [call for call in calls if "--require-hashes" not in call or "--only-binary :all:" not in call]
 
 
