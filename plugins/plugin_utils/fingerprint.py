@@ -89,17 +89,20 @@ class Roles:
 @cache
 def code(role: str) -> str:
     """Return the hashes of a role's folder and of the plugins."""
-    return f"{content(str(ROLES / role))} {plugins()}"
+    return f"{content(str(ROLES / role), PROSE)} {plugins()}"
 
 
 @cache
 def plugins() -> str:
     """Return the hashes of the plugins, once for all roles."""
-    return " ".join(content(str(PROJECT / part)) for part in PLUGINS)
+    return " ".join(content(str(PROJECT / part), PROSE) for part in PLUGINS)
 
 
-def content(path: str) -> str:
-    """Return the hash of a file, or of a folder with all that is in it; of what is not there or not named, a word."""
+def content(path: str, but: Collection[str] = ()) -> str:
+    """Return the hash of a file, or of a folder with all that is in it but files of some names.
+
+    Of what is not there or not named, it is a word.
+    """
     if not path:
         return "absent"
     place = Path(path).expanduser()
@@ -111,7 +114,7 @@ def content(path: str) -> str:
     for folder, folders, files in os.walk(place):
         folders[:] = sorted(name for name in folders if not ignored(name))
         for name in sorted(files):
-            if not ignored(name) and name not in PROSE:
+            if not ignored(name) and name not in but:
                 file = Path(folder, name)
                 digest.update(f"{file.relative_to(place)} {os.access(file, os.X_OK)} {of_file(file)}\n".encode())
     return digest.hexdigest()

@@ -91,11 +91,14 @@ def test_an_options_value_changes_its_roles_fingerprint_and_no_others(
     [
         ("identity", {"identity_store": "HERE"}, "kitchen.yml"),
         ("offline", {"offline_packages": "HERE"}, "packages.json"),
+        ("offline", {"offline_packages": "HERE"}, "offline.conf"),
         ("mxnet_dependencies", {"mxnet_dependencies_wheel": "HERE/mxnet-1.whl"}, "mxnet-1.whl"),
         ("camera", {"camera_directory": "HERE"}, "cup.jpg"),
         ("collect", {}, "collect.pub"),
         ("local_core", {"local_core_group_definition": "HERE/group.json"}, "group.json"),
         ("local_core", {"local_core_lambdas": [{**LAMBDA, "src": "HERE/mine"}]}, "mine/lambda.py"),
+        # It goes to the device as all else does.
+        ("local_core", {"local_core_lambdas": [{**LAMBDA, "src": "HERE/mine"}]}, "mine/README.md"),
         ("image_classifier", {"image_classifier_model": "HERE/model.onnx"}, "model.onnx"),
     ],
 )
