@@ -11,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
+import re
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +24,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Manages
 
 PATH = "/var/lib/pi-fleet/state.json"
-FORMAT = 2
+FORMAT = 3
 THERE = "there"
 """What differs of an entry that only one of two observations has."""
 
@@ -71,10 +74,12 @@ class Record:
     key: str = field(default_factory=lambda: secrets.token_hex(32))
     at: str = ""
     """When all roles were recorded last, in UTC."""
+    system: str = ""
+    """What the device is, an input of all roles."""
 
     def keyed(self, fingerprint: str) -> str:
-        """Return what is kept of a fingerprint."""
-        return hmac.new(bytes.fromhex(self.key), fingerprint.encode(), hashlib.sha256).hexdigest()
+        """Return what is kept of a fingerprint, on this system."""
+        return hmac.new(bytes.fromhex(self.key), f"{fingerprint} {self.system}".encode(), hashlib.sha256).hexdigest()
 
     def to_run(self, fingerprints: Mapping[str, str], differences: Sequence[Difference]) -> dict[str, str]:
         """Return the roles that have something to do, in their order, each with the reason."""
@@ -186,6 +191,12 @@ def newer(device: Device, before: Mapping[str, str], now: Mapping[str, str]) -> 
 
 def load(device: Device) -> tuple[Record, str]:
     """Return the record, and why it is an empty one if it is."""
+    record, why = _read(device)
+    record.system = system(device)
+    return record, why
+
+
+def _read(device: Device) -> tuple[Record, str]:
     text = read_text(device.path(PATH))
     if text is None:
         return Record(), "the device has no state record"
@@ -200,6 +211,14 @@ def load(device: Device) -> tuple[Record, str]:
         return Record(roles, content["key"], content["at"]), ""
     except (ValueError, KeyError, TypeError, AttributeError):
         return Record(), "the state record was changed or damaged"
+
+
+def system(device: Device) -> str:
+    """Return the device's release, machine and Python, for which roles choose packages and make environments."""
+    release = re.search(r"^VERSION_CODENAME=(.*)$", read_text(device.path("/etc/os-release")) or "", re.MULTILINE)
+    python = device.path("/usr/bin/python3")
+    link = python.readlink().name if python.is_symlink() else ""
+    return f"{release[1] if release else ''} {os.uname().machine} {sys.maxsize} {link}"
 
 
 def save(device: Device, record: Record) -> None:

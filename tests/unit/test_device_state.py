@@ -61,6 +61,9 @@ class Pi:
         self.calls: list[list[str]] = []
         self.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/usr/sbin/nologin\n")
         self.write("/etc/group", "ggc_group:x:989:collect\nvideo:x:44:ggc_user\n")
+        self.write("/etc/os-release", "ID=debian\nVERSION_CODENAME=bookworm\n")
+        self.write("/usr/bin/python3.11", "")
+        (root / "usr/bin/python3").symlink_to("python3.11")
         self.write("/etc/camera.json", "{}")
         self.write("/etc/conf.d/one", "1")
         self.write("/opt/camera/current/a.py", "a = 1\n")
@@ -270,7 +273,7 @@ def test_what_is_not_managed_stays_silent(pi: Pi, change: Callable[[Pi], object]
         lambda text: "[]",
         lambda text: text[: len(text) // 2],
         lambda text: text.replace("0644", "0666", 1),
-        lambda text: json.dumps({**json.loads(text), "format": 1}),
+        lambda text: json.dumps({**json.loads(text), "format": 2}),
     ],
 )
 def test_with_a_record_that_is_damaged_all_roles_run(pi: Pi, damage: Callable[[str], str]) -> None:
@@ -288,6 +291,28 @@ def test_a_role_with_other_inputs_runs_and_no_other(pi: Pi) -> None:
     assert device_state.begin(pi.device, {**INPUTS, "user": "c"}, everything=False).run == {
         "user": "its inputs are other ones"
     }
+
+
+@pytest.mark.parametrize(
+    "upgrade",
+    [
+        change("/etc/os-release", "ID=debian\nVERSION_CODENAME=trixie\n"),
+        lambda pi: link(pi, "/usr/bin/python3", "python3.13"),
+    ],
+    ids=["release", "Python"],
+)
+def test_on_another_system_all_roles_run(pi: Pi, upgrade: Callable[[Pi], object]) -> None:
+    upgrade(pi)
+    assert device_state.begin(pi.device, INPUTS, everything=False).run == dict.fromkeys(
+        INPUTS, "its inputs are other ones"
+    )
+    device_state.record(pi.device, INPUTS, DECLARED)
+    assert device_state.begin(pi.device, INPUTS, everything=False).run == {}
+
+
+def test_on_another_machine_all_roles_run(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("", "", "", "", "armv6l")))
+    assert list(device_state.begin(pi.device, INPUTS, everything=False).run) == list(INPUTS)
 
 
 def test_a_role_that_is_new_runs(pi: Pi) -> None:
