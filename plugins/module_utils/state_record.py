@@ -122,19 +122,22 @@ class Record:
     ) -> list[Difference]:
         """Record what the roles that ran left behind; return what differs still, and that none of them touched.
 
-        What a role with the same inputs as before leaves as it found it, and not as it was recorded, is not as it
-        should be: it stays recorded as it was.
+        What was not as it was recorded when a role began, and is left so by it, is not as it should be, whatever the
+        role was given: it stays recorded as it was, unless everything was asked for.
         """
         untouched: list[Difference] = []
         for name, fingerprint in fingerprints.items():
             former, inputs = self.roles.get(name), self.keyed(fingerprint)
             entries = dict(found[name])
-            if former is not None and former.inputs == inputs:
+            if former is not None and former.inputs:
                 before = former.found or {}
+                # What it declares anew, or no longer, is not left by it.
+                known = {*(before.keys() & entries), *(former.entries if former.manages == declared[name] else ())}
                 left = [
                     difference
                     for difference in compare(device, name, former.entries, entries)
-                    if before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
+                    if difference.entry in known
+                    and before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
                 ]
                 for entry in {difference.entry for difference in left}:
                     put(entries, entry, former.entries)

@@ -359,6 +359,37 @@ def test_what_no_role_mends_is_never_recorded(pi: Pi) -> None:
         assert told(pi) == [str(left)]
 
 
+def test_what_a_role_with_other_inputs_does_not_mend_is_not_recorded_either(pi: Pi) -> None:
+    pi.write("/etc/camera.json", "half")
+    pi.path("/opt/camera/current/a.py").unlink()
+    device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False)
+    left = device_state.record(pi.device, {"camera": "c"}, DECLARED)
+    assert (
+        [str(each) for each in left]
+        == told(pi)
+        == [
+            "path /etc/camera.json: its content is another one",
+            "path /opt/camera/current/a.py: it is gone",
+        ]
+    )
+    assert list(device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False).run) == ["camera"]
+
+
+def test_what_no_role_mends_is_accepted_where_all_are_asked_for(pi: Pi) -> None:
+    pi.write("/etc/camera.json", "half")
+    device_state.begin(pi.device, INPUTS, everything=True)
+    assert device_state.record(pi.device, INPUTS, DECLARED) == []
+    assert device_state.begin(pi.device, INPUTS, everything=False).run == {}
+
+
+def test_what_a_role_declares_anew_or_no_longer_is_no_drift(pi: Pi) -> None:
+    pi.path("/opt/camera/current/a.py").unlink()
+    declared = {"camera": {"paths": ["/etc/camera.json", "/etc/new.conf"], "packages": ["perl"]}}
+    device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False)
+    assert device_state.record(pi.device, {"camera": "c"}, declared) == []
+    assert device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False).run == {}
+
+
 def test_modes_links_and_what_stands_in_the_way_are_put_back_before_roles_run(pi: Pi) -> None:
     pi.path("/etc/camera.json").chmod(0o666)
     link(pi, "/opt/camera/link", "/tmp")
