@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -45,8 +46,11 @@ KINDS = {
     "reboot": "true: why a reboot is needed",
 }
 ABSENT = {"type": "absent"}
-# Where a distribution's own drop-ins lie, which come and go with packages.
+# Where a distribution's own units and drop-ins lie, which come and go with packages.
 VENDORS = ("/usr/lib/", "/lib/")
+BOOT = 60
+"""Seconds in which a device that boots may have started its units."""
+BOOTING = ("initializing", "starting")
 SHOWN = ("Id", "LoadState", "FragmentPath", "DropInPaths", "UnitFileState", "ActiveState", "NeedDaemonReload")
 # What Python writes beside sources, and apt and editors beside what they replace, is nobody's work.
 IGNORED = (*release.IGNORED, ".*.pi-fleet-new")
@@ -234,14 +238,24 @@ class Observer:
         if not names:
             return
         asked = [f"--property={','.join(SHOWN)}", "--", *sorted(names)]
-        output = self._device.command("systemctl", "show", *asked)
-        for block in output.strip().split("\n\n"):
-            fields = dict(line.split("=", 1) for line in block.splitlines())
-            self._shown[fields["Id"]] = fields
+        for _ in range(BOOT):
+            output = self._device.command("systemctl", "show", *asked)
+            for block in output.strip().split("\n\n"):
+                fields = dict(line.split("=", 1) for line in block.splitlines())
+                self._shown[fields["Id"]] = fields
+            started = all(each.get("ActiveState") == "active" for each in self._shown.values() if enabled(each))
+            if started or self._device.run(["systemctl", "is-system-running"])[1].strip() not in BOOTING:
+                return
+            time.sleep(1)
 
     def _unit(self, name: str) -> Iterator[tuple[str, dict[str, str]]]:
         shown = self._shown.get(name, {})
-        drop_ins = [path for path in shown.get("DropInPaths", "").split() if not path.startswith(VENDORS)]
+        vendors: tuple[str, ...] = VENDORS
+        if not self._is_vendors(name):
+            # No package knows it: of those there, only what is for all services is a distribution's.
+            kind = name.rpartition(".")[2]
+            vendors = tuple(f"{top}systemd/system/{kind}.d/" for top in VENDORS)
+        drop_ins = [path for path in shown.get("DropInPaths", "").split() if not path.startswith(vendors)]
         found = {
             "loaded": shown.get("LoadState", "not-found"),
             "start at boot": shown.get("UnitFileState", ""),
@@ -249,13 +263,22 @@ class Observer:
             "read by systemd": "no" if shown.get("NeedDaemonReload") == "yes" else "yes",
         }
         # What is started by others, a timer or a path, runs now and then.
-        if found["start at boot"] == "enabled":
+        if enabled(shown):
             found["active"] = shown.get("ActiveState", "")
         yield f"unit {name}", found
         files = [shown.get("FragmentPath", ""), *drop_ins]
         for path in files:
-            if path and not path.startswith(VENDORS):
+            if path and not path.startswith(vendors):
                 yield f"path {path}", self._path(path)
+
+    def _is_vendors(self, name: str) -> bool:
+        """Say whether a package brought a unit, whatever file is in its place; we have instances of our own alone."""
+        return any(self._device.path(f"{top}systemd/system/{name}").exists() for top in VENDORS)
+
+
+def enabled(shown: Mapping[str, str]) -> bool:
+    """Say whether systemd starts a unit when the device boots."""
+    return shown.get("UnitFileState") == "enabled"
 
 
 def ignored(name: str) -> bool:

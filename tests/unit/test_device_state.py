@@ -58,6 +58,7 @@ class Pi:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.shown = dict(SHOWN)
+        self.system = "running"
         self.calls: list[list[str]] = []
         self.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/usr/sbin/nologin\n")
         self.write("/etc/group", "ggc_group:x:989:collect\nvideo:x:44:ggc_user\n")
@@ -92,6 +93,8 @@ class Pi:
                 return 0, "\n\n".join("\n".join(map("=".join, block.items())) for block in blocks) + "\n", ""
             case ["dpkg", "--compare-versions", one, "gt", other]:
                 return int(one <= other), "", ""
+            case ["systemctl", "is-system-running"]:
+                return 0, f"{self.system}\n", ""
             case ["systemd-detect-virt", *_]:
                 return 0, "", ""
         self.calls.append(argv)
@@ -194,6 +197,11 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         "camera",
         "unit camera.service: drop-ins is /etc/systemd/system/camera.service.d/x.conf, was none",
     ),
+    "a drop-in where a distribution's are": (
+        shown("DropInPaths", "/usr/lib/systemd/system/camera.service.d/x.conf"),
+        "camera",
+        "unit camera.service: drop-ins is /usr/lib/systemd/system/camera.service.d/x.conf, was none",
+    ),
     "a unit that systemd has not read": (
         shown("NeedDaemonReload", "yes"),
         "camera",
@@ -254,7 +262,7 @@ SILENT: dict[str, Callable[[Pi], object]] = {
     "another user": lambda pi: pi.write(
         "/etc/passwd", pi.path("/etc/passwd").read_text() + "eve:x:1001:1001::/:/bin/sh\n"
     ),
-    "a vendor's drop-in": shown("DropInPaths", "/usr/lib/systemd/system/service.d/y.conf"),
+    "a distribution's drop-in for all services": shown("DropInPaths", "/usr/lib/systemd/system/service.d/y.conf"),
     "the same again": change("/etc/camera.json", "{}"),
 }
 
@@ -263,6 +271,40 @@ SILENT: dict[str, Callable[[Pi], object]] = {
 def test_what_is_not_managed_stays_silent(pi: Pi, change: Callable[[Pi], object]) -> None:
     change(pi)
     assert told(pi) == []
+
+
+def test_a_packages_own_drop_in_for_its_unit_stays_silent(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    pi.write("/lib/systemd/system/camera.service", "[Service]\n")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    pi.shown |= {"DropInPaths": "/usr/lib/systemd/system/camera.service.d/y.conf"}
+    assert told(pi) == []
+
+
+def test_units_of_a_device_that_boots_are_waited_for(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            pi.shown["ActiveState"] = "active"
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    pi.shown["ActiveState"], pi.system = "activating", "starting"
+    assert told(pi) == []
+    assert sum(slept) == 3
+
+
+@pytest.mark.parametrize(("system", "seconds"), [("starting", 60), ("running", 0), ("degraded", 0)])
+def test_units_that_do_not_start_are_told_in_the_end(
+    pi: Pi, monkeypatch: pytest.MonkeyPatch, system: str, seconds: int
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    pi.shown["ActiveState"], pi.system = "activating", system
+    assert told(pi) == ["unit camera.service: active is activating, was active"]
+    assert sum(slept) == seconds
 
 
 @pytest.mark.parametrize(
