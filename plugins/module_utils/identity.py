@@ -105,8 +105,12 @@ class Hostname:
         return (
             (read_text(self.device.path("/etc/hostname")) or "").strip() != self.name
             or (read_text(self.device.path("/proc/sys/kernel/hostname")) or "").strip() != self.name
-            or self._hosts() != read_text(self.device.path("/etc/hosts"))
+            or not self.in_hosts()
         )
+
+    def in_hosts(self) -> bool:
+        """Say whether /etc/hosts has the name."""
+        return self._hosts() == read_text(self.device.path("/etc/hosts"))
 
     def apply(self) -> None:
         """Write the files, and tell the kernel."""

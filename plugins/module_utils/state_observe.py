@@ -20,6 +20,8 @@ from typing import Any
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils import release
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import FirstBoot
+from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import Hostname
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import (
     cmdline_reboot_reason,
     locate,
@@ -36,6 +38,7 @@ KINDS = {
     "paths": "files, folders, links and devices, each alone; patterns too",
     "trees": "folders with all that is in them",
     "wholes": "folders that their role makes as a whole: each a path, and the mark without which the role does so",
+    "seen": "files of others that a role judges, and leaves as they are; patterns too, without what is in paths",
     "packages": "Debian packages",
     "units": "systemd units; patterns too, of files below /etc/systemd/system",
     "users": "users",
@@ -43,6 +46,8 @@ KINDS = {
     "sysctls": "settings of the kernel",
     "flags": "words on the kernel's command line, by what they begin with",
     "swap": "true: the swap",
+    "host name": "true: the kernel's, and whether /etc/hosts has what a boot reads",
+    "first boot": "true: secrets that are left of it",
     "reboot": "true: why a reboot is needed",
 }
 ABSENT = {"type": "absent"}
@@ -97,6 +102,10 @@ class Observer:
         for tree in [*manages.get("trees", ()), *(whole["path"] for whole in manages.get("wholes", ()))]:
             for path in self._walk(tree):
                 yield f"path {path}", self._path(path)
+        for pattern in manages.get("seen", ()):
+            for path in self._expand(pattern):
+                if path not in manages.get("paths", ()):
+                    yield f"seen {path}", self._path(path)
         for name in manages.get("packages", ()):
             yield f"package {name}", self._packages.get(name, {"state": "not installed"})
         for name in self._unit_names(manages.get("units", ())):
@@ -111,6 +120,12 @@ class Observer:
             yield "kernel command line", {"flags": " ".join(self._flags(manages["flags"]))}
         if manages.get("swap"):
             yield "swap", self._swap()
+        if manages.get("host name"):
+            name = (read_text(self._device.path("/etc/hostname")) or "").strip()
+            in_hosts = Hostname(self._device, name).in_hosts()
+            yield "host name", {"kernel": self._sysctl("kernel.hostname"), "in /etc/hosts": "yes" if in_hosts else "no"}
+        if manages.get("first boot"):
+            yield "first boot", {"secrets left in": ", ".join(FirstBoot(self._device).left())}
         if manages.get("reboot"):
             yield "reboot", {"needed for": "; ".join(self.reboot_reasons)}
 
@@ -163,6 +178,10 @@ class Observer:
     def _groups(self) -> dict[str, list[str]]:
         return self._colons("/etc/group", 4)
 
+    @cached_property
+    def _shadow(self) -> dict[str, list[str]]:
+        return self._colons("/etc/shadow", 9)
+
     def _colons(self, path: str, fields: int) -> dict[str, list[str]]:
         lines = (line.split(":") for line in (read_text(self._device.path(path)) or "").splitlines())
         return {line[0]: line for line in lines if len(line) == fields}
@@ -178,7 +197,13 @@ class Observer:
             "home": home,
             "shell": shell,
             "groups": ",".join(groups),
+            "password": self._password(name),
         }
+
+    def _password(self, name: str) -> str:
+        """Say whether a user has a password; never which."""
+        field = self._shadow.get(name, ["", ""])[1]
+        return "none" if not field else "locked" if field.startswith(("!", "*")) else "set"
 
     def _group(self, name: str) -> dict[str, str]:
         if name not in self._groups:

@@ -137,6 +137,7 @@ class Record:
                     difference
                     for difference in compare(device, name, former.entries, entries)
                     if difference.entry in known
+                    and not judged(difference.entry)
                     and before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
                 ]
                 for entry in {difference.entry for difference in left}:
@@ -155,6 +156,11 @@ class Record:
                         put(role.entries, each.entry, found[name])
         self.at = utc()
         return untouched
+
+
+def judged(entry: str) -> bool:
+    """Say whether a role that ends has judged an entry, and let it be: files of others, and why to reboot."""
+    return entry == "reboot" or entry.startswith("seen ")
 
 
 def put(entries: Entries, entry: str, source: Entries) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edge.pi_fleet.plugins.module_utils import device_state, state_record
+from ansible_collections.edge.pi_fleet.plugins.module_utils import device_state, state_observe, state_record
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import FIRMWARE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import ASIDE
@@ -23,12 +23,15 @@ DECLARED: dict[str, dict[str, Any]] = {
         "trees": ["/opt/camera"],
         "packages": ["rsync", "rpicam-apps"],
         "units": ["camera.service", "lambda@*"],
+        "seen": ["/etc/mosquitto/*.conf"],
     },
     "user": {
         "users": ["ggc_user"],
         "groups": ["ggc_group"],
         "sysctls": ["fs.protected_hardlinks"],
         "flags": ["cgroup"],
+        "host name": True,
+        "first boot": True,
     },
 }
 STATUS = """Package: rsync
@@ -65,6 +68,12 @@ class Pi:
         self.write("/etc/os-release", "ID=debian\nVERSION_CODENAME=bookworm\n")
         self.write("/usr/bin/python3.11", "")
         (root / "usr/bin/python3").symlink_to("python3.11")
+        self.write("/etc/shadow", "ggc_user:!:20000::::::\n")
+        self.write("/etc/hostname", "kitchen\n")
+        self.write("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1\tkitchen\n")
+        self.write("/proc/sys/kernel/hostname", "kitchen\n")
+        self.write("/boot/firmware/pi-fleet-card.txt", "kitchen\n")
+        self.write("/etc/mosquitto/mosquitto.conf", "include_dir conf.d\n")
         self.write("/etc/camera.json", "{}")
         self.write("/etc/conf.d/one", "1")
         self.write("/opt/camera/current/a.py", "a = 1\n")
@@ -119,7 +128,7 @@ def test_a_device_that_is_as_it_was_has_nothing_to_do(pi: Pi) -> None:
     before = pi.path(state_record.PATH).read_bytes()
     gate = device_state.begin(pi.device, INPUTS, everything=False)
     assert (gate.run, gate.restored, gate.seen.differences) == ({}, [], [])
-    assert gate.seen.checked == 16
+    assert gate.seen.checked == 19
     assert pi.path(state_record.PATH).read_bytes() == before
     assert pi.path(state_record.PATH).stat().st_mode & 0o777 == 0o600
 
@@ -222,6 +231,41 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         "user",
         "user ggc_user: groups is sudo,video, was video",
     ),
+    "an empty password": (
+        change("/etc/shadow", "ggc_user::20000::::::\n"),
+        "user",
+        "user ggc_user: password is none, was locked",
+    ),
+    "a password": (
+        change("/etc/shadow", "ggc_user:$y$j9T$secret:20000::::::\n"),
+        "user",
+        "user ggc_user: password is set, was locked",
+    ),
+    "the kernel's host name": (
+        change("/proc/sys/kernel/hostname", "another\n"),
+        "user",
+        "host name: kernel is another, was kitchen",
+    ),
+    "a host name that has no address": (
+        change("/etc/hosts", "127.0.0.1 localhost\n"),
+        "user",
+        "host name: in /etc/hosts is no, was yes",
+    ),
+    "a seed that is put there again": (
+        change("/boot/firmware/user-data", "password: hunter2\n"),
+        "user",
+        "first boot: secrets left in is /boot/firmware/user-data, was none",
+    ),
+    "a file of others that a role judges": (
+        change("/etc/mosquitto/more.conf", "listener 1884\n"),
+        "camera",
+        "seen /etc/mosquitto/more.conf: it is there, and was not",
+    ),
+    "what is in one": (
+        change("/etc/mosquitto/mosquitto.conf", "listener 1884\n"),
+        "camera",
+        "seen /etc/mosquitto/mosquitto.conf: its content is another one",
+    ),
     "a group's members": (
         lambda pi: pi.write("/etc/group", pi.path("/etc/group").read_text().replace("collect", "collect,eve")),
         "user",
@@ -263,6 +307,8 @@ SILENT: dict[str, Callable[[Pi], object]] = {
         "/etc/passwd", pi.path("/etc/passwd").read_text() + "eve:x:1001:1001::/:/bin/sh\n"
     ),
     "a distribution's drop-in for all services": shown("DropInPaths", "/usr/lib/systemd/system/service.d/y.conf"),
+    "another host's address": change("/etc/hosts", "10.0.0.1 broker\n127.0.1.1 kitchen\n"),
+    "another user's password": change("/etc/shadow", "ggc_user:!:20000::::::\neve:$y$j9T$x:20000::::::\n"),
     "the same again": change("/etc/camera.json", "{}"),
 }
 
@@ -415,6 +461,33 @@ def test_what_a_role_with_other_inputs_does_not_mend_is_not_recorded_either(pi: 
         ]
     )
     assert list(device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False).run) == ["camera"]
+
+
+def test_what_a_role_judges_and_lets_be_stays_where_it_is_and_is_recorded(pi: Pi) -> None:
+    pi.write("/etc/mosquitto/more.conf", "max_connections 5\n")
+    pi.path("/etc/mosquitto/mosquitto.conf").chmod(0o640)
+    assert device_state.begin(pi.device, INPUTS, everything=False).restored == []
+    assert device_state.record(pi.device, {"camera": "a"}, DECLARED) == []
+    assert told(pi) == []
+    assert pi.path("/etc/mosquitto/more.conf").exists()
+
+
+def test_a_reboot_that_was_made_meanwhile_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pi, declared = Pi(tmp_path), {"user": {"reboot": True}}
+    monkeypatch.setattr(state_observe, "swap_reboot_reason", lambda device: "swap: starts with the next boot")
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    monkeypatch.setattr(state_observe, "swap_reboot_reason", lambda device: None)
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    assert device_state.record(pi.device, {"user": "b"}, declared) == []
+    assert told(pi) == []
+
+
+def test_no_password_is_in_the_record(pi: Pi) -> None:
+    pi.write("/etc/shadow", "ggc_user:$y$j9T$secret:20000::::::\n")
+    device_state.begin(pi.device, INPUTS, everything=True)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    assert "$y$" not in pi.path(state_record.PATH).read_text()
 
 
 def test_what_no_role_mends_is_accepted_where_all_are_asked_for(pi: Pi) -> None:
