@@ -28,7 +28,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline impor
     split_first,
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import swap_reboot_reason
-from ansible_collections.edge.pi_fleet.plugins.module_utils.swap_mechanism import mechanism
+from ansible_collections.edge.pi_fleet.plugins.module_utils.swap_mechanism import RpiSwap, mechanism
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER
 
 Entries = dict[str, dict[str, str]]
@@ -222,12 +222,17 @@ class Observer:
     def _swap(self) -> dict[str, str]:
         found = mechanism(self._device)
         active = found.active()
-        waits = self._device.is_container()
+        kernels = {"active": "no" if active is None else "yes"}
+        if self._device.is_container():
+            kernels["active"] = "a host's matter"
+        elif not isinstance(found, RpiSwap):
+            # Of that, a boot alone makes another size, and role reboot knows of it.
+            kernels = {"KiB": "0" if active is None else str(active.kib), "mode": f"{found.mode() or 0:04o}"}
         return {
             "by": type(found).__name__,
             "MiB": str(found.configured_mib()),
             "enabled": str(found.enabled()),
-            "active": "a host's matter" if waits else "no" if active is None else "yes",
+            **kernels,
         }
 
     @cached_property

@@ -148,6 +148,10 @@ class Mechanism(ABC):
         """Return the kernel's line for our swap file."""
         return active_swaps(self.device).get(self.device.name(self.swap_file()))
 
+    def mode(self) -> int | None:
+        """Return the mode of the swap file, if there is one."""
+        return stat.S_IMODE(self.swap_file().stat().st_mode) if self.swap_file().exists() else None
+
     def is_whole(self, mib: int | None) -> bool:
         """Whether the swap file is finished: of the wanted size, if one is known, and formatted.
 
@@ -206,6 +210,11 @@ class Mechanism(ABC):
             return []
         path = self.device.name(self.swap_file())
         return [Step(f"swapoff {path}", lambda: self.device.command("/sbin/swapoff", path))]
+
+    def close_steps(self) -> list[Step]:
+        """Return the step that closes a swap file to other users, if it is open to them."""
+        path = self.swap_file()
+        return [] if self.mode() == 0o600 else [Step(f"close {path.name} to other users", lambda: path.chmod(0o600))]
 
     def new_file(self) -> Path:
         """Return where a swap file is made, so that one under its own name is always finished."""
@@ -291,10 +300,10 @@ class DphysSwapfile(Mechanism):
         return 0 if self.enabled() is False else swap_config.dphys_size(self.shell)
 
     def is_active(self, target: Target) -> bool:
-        """Whether the file is finished and in use, or gone for 0."""
+        """Whether the file is finished, in use and closed to other users, or gone for 0."""
         if target.mib == 0:
             return self.active() is None and not self.swap_file().exists()
-        return self.is_swapping(target.mib)
+        return self.is_swapping(target.mib) and self.mode() == 0o600
 
     def stays(self, target: Target) -> bool:
         """Whether the file is kept; a computed size is computed anew when the configuration changes."""
@@ -337,7 +346,7 @@ class DphysSwapfile(Mechanism):
             return [] if self.is_active(target) else [*self.swapoff_steps(), *self.remove_steps()]
         swapon = self._call("swapon")
         if self.stays(target):
-            return [] if self.active() is not None else [swapon]
+            return [*self.close_steps(), *([] if self.active() is not None else [swapon])]
         if target.mib:
             return [*self.make_steps(target.mib), swapon]
         fstab = self.device.path("/etc/fstab")
@@ -462,7 +471,7 @@ class PlainFile(Mechanism):
     def is_active(self, target: Target) -> bool:
         """Whether our file is in use and closed to other users; for 0 whether nothing of ours is left."""
         if target.mib:
-            return self.is_swapping(target.mib) and stat.S_IMODE(self.swap_file().stat().st_mode) == 0o600
+            return self.is_swapping(target.mib) and self.mode() == 0o600
         return not self.ours or (self.active() is None and not self.swap_file().exists())
 
     def refuse(self, target: Target, container: bool) -> None:
@@ -487,17 +496,12 @@ class PlainFile(Mechanism):
 
     def activation_steps(self, target: Target) -> list[Step]:
         """Make the file and have the kernel use it."""
-        path = self.swap_file()
         if not target.mib:
             return self.swapoff_steps() + self.remove_steps()
         if self.is_active(target):
             return []
-        steps = []
         stays = self.stays(target)
-        if not stays:
-            steps += self.make_steps(target.mib)
-        elif stat.S_IMODE(path.stat().st_mode) != 0o600:
-            steps.append(Step(f"close {path.name} to other users", lambda: path.chmod(0o600)))
+        steps = self.close_steps() if stays else self.make_steps(target.mib)
         if self.active() is None or not stays:
             steps.append(Step(f"swapon {self.file}", lambda: self.device.command("/sbin/swapon", self.file)))
         return steps

@@ -549,8 +549,9 @@ def test_drift_is_found(tmp_path: Path) -> None:
     assert swap.check_swap(fake.device(), 5)[:2] == (False, "configured 5 MiB, active 0 KiB")
 
 
-def test_a_file_open_to_others_is_closed(tmp_path: Path) -> None:
-    fake = plain(tmp_path)
+@pytest.mark.parametrize("make", [dphys, plain])
+def test_a_file_open_to_others_is_closed(tmp_path: Path, make: Callable[[Path], FakeDevice]) -> None:
+    fake = make(tmp_path)
     apply(fake, 5)
     (tmp_path / "var/swap").chmod(0o644)
     apply(fake, 5)
