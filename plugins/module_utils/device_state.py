@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, utc
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import Entries, Manages, Observer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import (
     Difference,
@@ -17,6 +18,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import 
     save,
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import Restorer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.swap_mechanism import mechanism
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,20 @@ def compare_all(device: Device, record: Record, found: Mapping[str, Entries]) ->
 def since(device: Device, difference: Difference) -> str:
     """Return when what differs was changed last, in UTC; nothing where a device does not keep that."""
     kind, _, name = difference.entry.partition(" ")
+    if kind == "unit" and difference.attribute == "active":
+        shown = ["--property=StateChangeTimestamp", "--timestamp=unix", "--value", "--", name]
+        changed = device.run(["systemctl", "show", *shown])[1].strip().removeprefix("@")
+        return utc(int(changed)) if changed.isdigit() else ""
     if kind == "package":
         name = "/var/lib/dpkg/status" if not difference.found else f"/var/lib/dpkg/info/{name}.list"
-    elif kind != "path":
+    elif kind in ("user", "group"):
+        files = {"members": "group", "groups": "group", "password": "shadow"}
+        name = f"/etc/{files.get(difference.attribute, 'passwd' if kind == 'user' else 'group')}"
+    elif difference.entry == "kernel command line":
+        name = device.name(locate(device) or device.root)
+    elif difference.entry == "swap" and difference.attribute == "MiB":
+        name = device.name(mechanism(device).config)
+    elif kind not in ("path", "seen"):
         return ""
     path = device.path(name)
     try:

@@ -62,6 +62,7 @@ class Pi:
         self.root = root
         self.shown = dict(SHOWN)
         self.system = "running"
+        self.container = True
         self.calls: list[list[str]] = []
         self.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/usr/sbin/nologin\n")
         self.write("/etc/group", "ggc_group:x:989:collect\nvideo:x:44:ggc_user\n")
@@ -102,10 +103,12 @@ class Pi:
                 return 0, "\n\n".join("\n".join(map("=".join, block.items())) for block in blocks) + "\n", ""
             case ["dpkg", "--compare-versions", one, "gt", other]:
                 return int(one <= other), "", ""
+            case ["systemctl", "show", "--property=StateChangeTimestamp", *_]:
+                return 0, "@1700000000\n", ""
             case ["systemctl", "is-system-running"]:
                 return 0, f"{self.system}\n", ""
             case ["systemd-detect-virt", *_]:
-                return 0, "", ""
+                return int(not self.container), "", ""
         self.calls.append(argv)
         return 0, "", ""
 
@@ -483,6 +486,30 @@ def test_a_reboot_that_was_made_meanwhile_is_recorded(tmp_path: Path, monkeypatc
     assert told(pi) == []
 
 
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (change("/proc/swaps", "head\n/var/swap file 508 0 -2\n"), "swap: KiB is 508, was 1020"),
+        (change("/proc/swaps", "head\n"), "swap: KiB is 0, was 1020"),
+        (lambda pi: pi.path("/var/swap").chmod(0o644), "swap: mode is 0644, was 0600"),
+    ],
+)
+def test_another_size_and_mode_of_the_swap_file_are_told(
+    tmp_path: Path, spoil: Callable[[Pi], object], sentence: str
+) -> None:
+    pi = Pi(tmp_path)
+    pi.container = False
+    pi.write("/etc/dphys-swapfile", "CONF_SWAPSIZE=1\n")
+    pi.write("/proc/swaps", "head\n/var/swap file 1020 0 -2\n")
+    pi.write("/var/swap", "")
+    pi.path("/var/swap").chmod(0o600)
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, {"user": {"swap": True}})
+    assert told(pi) == []
+    spoil(pi)
+    assert told(pi) == [sentence]
+
+
 def test_no_password_is_in_the_record(pi: Pi) -> None:
     pi.write("/etc/shadow", "ggc_user:$y$j9T$secret:20000::::::\n")
     device_state.begin(pi.device, INPUTS, everything=True)
@@ -555,11 +582,24 @@ def test_since_when_is_what_the_file_system_keeps(pi: Pi) -> None:
     pi.write("/var/lib/dpkg/status", STATUS.format(version="3.1-1"))
     pi.write("/var/lib/dpkg/info/rsync.list", "")
     pi.write("/etc/group", "ggc_group:x:989:eve\nvideo:x:44:\n")
+    pi.write(FIRMWARE, "console=tty1 rootwait\n")
+    pi.write("/proc/sys/fs/protected_hardlinks", "0\n")
+    pi.shown["ActiveState"] = "failed"
     found = {each.entry: device_state.since(pi.device, each) for each in device_state.probe(pi.device).differences}
     now = time.strftime("%Y-%m-%dT%H:", time.gmtime())
     dated = {entry for entry, since in found.items() if since.startswith(now)}
-    assert dated == {"path /etc/camera.json", "path /etc/conf.d/one", "package rsync"}
-    assert {since for entry, since in found.items() if entry not in dated} == {""}
+    assert dated == {
+        "path /etc/camera.json",
+        "path /etc/conf.d/one",
+        "package rsync",
+        "user ggc_user",
+        "group ggc_group",
+        "kernel command line",
+    }
+    assert {entry: since for entry, since in found.items() if entry not in dated} == {
+        "unit camera.service": "2023-11-14T22:13:20Z",
+        "sysctl fs.protected_hardlinks": "",
+    }
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_text("?"), Path.unlink, Path.chmod])
