@@ -36,6 +36,7 @@ Manages = Mapping[str, Any]
 
 KINDS = {
     "paths": "files, folders, links and devices, each alone; patterns too",
+    "changing": "files whose content is not recorded, since pi-fleet itself changes it; their modes and owners are",
     "trees": "folders with all that is in them",
     "wholes": "folders that their role makes as a whole: each a path, and the mark without which the role does so",
     "seen": "files of others that a role judges, and leaves as they are; patterns too, without what is in paths",
@@ -99,6 +100,10 @@ class Observer:
         for pattern in manages.get("paths", ()):
             for path in self._expand(pattern):
                 yield f"path {path}", self._path(path)
+        for path in manages.get("changing", ()):
+            found = self._path(path)
+            found.pop("sha256", None)
+            yield f"path {path}", found
         for tree in [*manages.get("trees", ()), *(whole["path"] for whole in manages.get("wholes", ()))]:
             for path in self._walk(tree):
                 yield f"path {path}", self._path(path)

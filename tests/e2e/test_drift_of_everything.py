@@ -24,6 +24,8 @@ paths = {
     entry.removeprefix("path "): known
     for entry, known in entries.items()
     if entry.startswith("path ") and known["type"] != "absent" and not entry.startswith("path /etc/ssh/")
+    # Without the record nobody could tell what else is another one.
+    and (KIND in ("mode", "owner") or entry != "path /var/lib/pi-fleet/state.json")
 }
 units = [entry.removeprefix("unit ") for entry, known in entries.items() if known.get("start at boot") == "enabled"]
 changed = []

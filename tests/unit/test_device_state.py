@@ -32,6 +32,7 @@ DECLARED: dict[str, dict[str, Any]] = {
         "flags": ["cgroup"],
         "host name": True,
         "first boot": True,
+        "changing": [state_record.PATH],
     },
 }
 STATUS = """Package: rsync
@@ -131,7 +132,7 @@ def test_a_device_that_is_as_it_was_has_nothing_to_do(pi: Pi) -> None:
     before = pi.path(state_record.PATH).read_bytes()
     gate = device_state.begin(pi.device, INPUTS, everything=False)
     assert (gate.run, gate.restored, gate.seen.differences) == ({}, [], [])
-    assert gate.seen.checked == 19
+    assert gate.seen.checked == 20
     assert pi.path(state_record.PATH).read_bytes() == before
     assert pi.path(state_record.PATH).stat().st_mode & 0o777 == 0o600
 
@@ -517,6 +518,16 @@ def test_no_password_is_in_the_record(pi: Pi) -> None:
     assert "$y$" not in pi.path(state_record.PATH).read_text()
 
 
+def test_a_record_that_others_may_read_is_closed(pi: Pi) -> None:
+    pi.path(state_record.PATH).chmod(0o644)
+    assert told(pi) == ["path /var/lib/pi-fleet/state.json: mode is 0644, was 0600"]
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert begun.restored == ["/var/lib/pi-fleet/state.json has mode 0600 again"]
+    assert pi.path(state_record.PATH).stat().st_mode & 0o777 == 0o600
+    device_state.record(pi.device, {"user": "b"}, DECLARED)
+    assert told(pi) == []
+
+
 def test_what_no_role_mends_is_accepted_where_all_are_asked_for(pi: Pi) -> None:
     pi.write("/etc/camera.json", "half")
     device_state.begin(pi.device, INPUTS, everything=True)
@@ -703,5 +714,5 @@ def test_fingerprints_are_kept_as_keyed_hashes_alone(pi: Pi) -> None:
 
 
 def test_a_declaration_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="Nobody knows how to look at files: name one of paths, trees"):
+    with pytest.raises(DeviceError, match="Nobody knows how to look at files: name one of paths, changing, trees"):
         device_state.record(Pi(tmp_path).device, {"camera": "a"}, {"camera": {"files": []}})
