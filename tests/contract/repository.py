@@ -36,6 +36,7 @@ KEYWORDS = {
 }
 
 CONDITIONS = {"when", "that", "until", "failed_when", "changed_when"}
+FILE_LOOKUPS = ("ansible.builtin.file", "ansible.builtin.fileglob", "ansible.builtin.template")
 # Tasks that other playbooks than site.yml take.
 ELSEWHERE_THAN_SITE = ("verify.yml", "pull.yml")
 
@@ -140,9 +141,8 @@ def strings(found: Any) -> Iterator[str]:
         yield found
 
 
-def variables_of(role: str) -> set[str]:
-    """Return the variables that a role reads when site.yml takes it: those of its templates, and of its YAML."""
-    found: set[str] = set()
+def templates_of(role: str) -> Iterator[jinja2.nodes.Template]:
+    """Yield what a role evaluates when site.yml takes it: its templates, and those in its YAML."""
     for path in files(f"roles/{role}"):
         if path.suffix == ".j2":
             texts = [path.read_text()]
@@ -150,10 +150,31 @@ def variables_of(role: str) -> set[str]:
             texts = list(strings(read_yaml(str(path))))
         else:
             continue
-        for text in texts:
-            names = list(jinja2.Environment(autoescape=True).parse(text).find_all(jinja2.nodes.Name))
-            found |= {name.name for name in names if name.ctx == "load"}
-            found -= {name.name for name in names if name.ctx == "store"}
+        yield from map(jinja2.Environment(autoescape=True).parse, texts)
+
+
+def variables_of(role: str) -> set[str]:
+    """Return the variables that a role reads."""
+    found: set[str] = set()
+    for template in templates_of(role):
+        names = list(template.find_all(jinja2.nodes.Name))
+        found |= {name.name for name in names if name.ctx == "load"}
+        found -= {name.name for name in names if name.ctx == "store"}
+    return found
+
+
+def lookups_of(role: str) -> set[str]:
+    """Return the lookups that a role makes; those that name no file with what they ask for, as far as it is written."""
+    found = set()
+    for template in templates_of(role):
+        for call in template.find_all(jinja2.nodes.Call):
+            if isinstance(call.node, jinja2.nodes.Name) and call.node.name in ("lookup", "query", "q"):
+                words = [
+                    each if isinstance(each, jinja2.nodes.Const) else each.find(jinja2.nodes.Const)
+                    for each in call.args
+                ]
+                name, *asked = (str(word.value) if word else "?" for word in words)
+                found.add(name if name in FILE_LOOKUPS else " ".join([name, *asked]))
     return found
 
 

@@ -11,12 +11,14 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import
 
 from tests.contract.repository import (
     ELSEWHERE_THAN_SITE,
+    FILE_LOOKUPS,
     ON_DEVICES,
     ROLES,
     ROOT,
     files,
     included_role,
     inputs,
+    lookups_of,
     modules,
     provisioning,
     provisioning_roles,
@@ -310,6 +312,10 @@ GIVEN = {
 }
 
 
+# Where caches are, and whether what is in one is what was pinned.
+LOOKUPS = ("ansible.builtin.env HOME", "ansible.builtin.pipe sha256sum ")
+
+
 @pytest.mark.parametrize("role", changing())
 def test_a_role_reads_what_its_fingerprint_knows_and_nothing_else(role: str) -> None:
     """Else somebody may change what a role is given, and site.yml would find nothing to do."""
@@ -317,3 +323,6 @@ def test_a_role_reads_what_its_fingerprint_knows_and_nothing_else(role: str) -> 
     known = {name for each in (role, *reads) for name in inputs(each)} | {f"{each}_group" for each in reads}
     found = {name for name in variables_of(role) if not name.startswith(f"__{role}_") and name != f"__{role}"}
     assert found - known - GIVEN == set()
+    # By these it could read whatever else there is; collect.yml alone asks for other devices.
+    assert lookups_of(role) - {*FILE_LOOKUPS, *LOOKUPS} == set()
+    assert "hostvars" not in found or role == "collect"
