@@ -12,7 +12,10 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.edge.pi_fleet.plugins.module_utils import run_lock
-from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import Roles
+from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import Roles, plugins
+
+# Ansible loads this before it makes a worker for each device: none of them has to hash it again.
+plugins()
 
 
 class ActionModule(ActionBase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.template import trust_as_template
 from ansible_collections.edge.pi_fleet.plugins.action import device_state
 from ansible_collections.edge.pi_fleet.plugins.module_utils import run_lock
+from ansible_collections.edge.pi_fleet.plugins.plugin_utils import fingerprint
 from fake_action import make
 
 ROLES = ["swap", "camera"]
@@ -26,6 +28,14 @@ def ask(state: str, module: Any = None, **variables: Any) -> tuple[dict[str, Any
         plugin._execute_module.side_effect = module
     result: dict[str, Any] = plugin.run(task_vars={**VARIABLES, **variables})
     return result, plugin
+
+
+def test_plugins_are_hashed_when_this_one_is_loaded_and_not_once_a_device() -> None:
+    fingerprint.plugins.cache_clear()
+    importlib.reload(device_state)
+    assert fingerprint.plugins.cache_info().misses == 1
+    ask("probed", {"run": {}})
+    assert fingerprint.plugins.cache_info().misses == 1
 
 
 def test_roles_learn_what_has_something_to_do() -> None:
