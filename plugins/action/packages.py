@@ -18,7 +18,7 @@ APT = {
 }
 # Nobody is there to answer: settings of the user's own stay as they are.
 FINISH = (
-    'test -z "$(dpkg --audit)" || DEBIAN_FRONTEND=noninteractive '
+    'test -z "$(dpkg --audit; ls /var/lib/dpkg/updates)" || DEBIAN_FRONTEND=noninteractive '
     "dpkg --force-confdef --force-confold --configure --pending"
 )
 RELEASE = {"gather_subset": ["!all", "!min", "distribution_release"], "filter": ["ansible_distribution_release"]}

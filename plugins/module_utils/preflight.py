@@ -209,8 +209,10 @@ def lists_refusal(device: Device) -> str | None:
 
 
 def installed(device: Device) -> tuple[list[str], bool]:
-    """Return the Debian packages that are installed, and whether apt has one to finish that is half-installed."""
+    """Return the Debian packages that are installed, and whether dpkg has something to finish, as after a kill."""
     _, output, _ = device.run(["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n"])
     states = [line.split(" ", 1) for line in output.splitlines()]
     unfinished = any(state not in ("installed", "config-files", "not-installed") for _, state in states)
+    # What a killed dpkg noted and did not file yet: apt refuses to work beside it.
+    unfinished |= any(device.path("/var/lib/dpkg/updates").glob("[0-9]*"))
     return sorted({name for name, state in states if state == "installed"}), unfinished

@@ -37,15 +37,18 @@ def test_a_package_is_held(pi: Pi) -> None:
 
 
 def test_dpkg_was_interrupted(pi: Pi) -> None:
-    """A package was unpacked and never configured: power was cut, or dpkg was killed.
+    """A package was unpacked and never configured, and dpkg's notes not filed: power was cut, or dpkg was killed.
 
     The next run configures it by itself.
     """
     pi.sh(
         "apt-get -qq update",
         f"cd /tmp && apt-get -qq download {PACKAGE} && dpkg --unpack {PACKAGE}_*.deb && rm {PACKAGE}_*",
+        # As dpkg leaves it between two packages.
+        f"dpkg-query --status {PACKAGE} >/var/lib/dpkg/updates/0000",
     )
     pi.heals()
+    pi.sh('test -z "$(ls /var/lib/dpkg/updates)"')
 
 
 @pytest.fixture(params=["404", "200"], ids=["404", "garbage"])

@@ -264,6 +264,15 @@ def test_packages_that_are_there(tmp_path: Path, output: str, packages: list[str
     assert preflight.installed(Device(lambda argv: (0, output, ""), tmp_path)) == (packages, unfinished)
 
 
+def test_what_a_killed_dpkg_has_not_filed_is_to_be_finished(tmp_path: Path) -> None:
+    """Apt refuses to work beside it, though each package is as it should be."""
+    (tmp_path / "var/lib/dpkg/updates").mkdir(parents=True)
+    device = Device(lambda argv: (0, "numpy installed\n", ""), tmp_path)
+    assert preflight.installed(device) == (["numpy"], False)
+    (tmp_path / "var/lib/dpkg/updates/0003").touch()
+    assert preflight.installed(device) == (["numpy"], True)
+
+
 def clock(monkeypatch: pytest.MonkeyPatch, *times: int) -> None:
     """Set the control node's clock to these times, one a look, and the last one for ever."""
     left = list(times)
