@@ -40,7 +40,7 @@ unit faults test test-full: TESTS = --tests
 bench load test-full: MANY = --many
 
 .PHONY: test
-test: tools model ## everything that guards the project: the gate (40 to 55 minutes on 2 cores)
+test: tools model ## everything that guards the project: the gate (under an hour on 2 cores)
 	@tools/tests.sh gate
 	@echo "test: all of it passed in $$(( $$(date +%s) - $(BEGUN) )) s"
 
