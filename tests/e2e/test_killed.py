@@ -112,7 +112,7 @@ def chosen_and_random() -> list[tuple[str, str, Moment]]:
     chance = random.Random(SEED)
     incoming = 'list(Path("/opt/pi-fleet/lambda/beverage_classifier/releases").glob(".incoming-*"))'
     kills = [
-        ("apt", "bookworm", Moment('"dpkg" in running().values()', victim="dpkg")),
+        ("apt", "bookworm", Moment('"apt-get" in running().values()', victim="apt-get")),
         ("swap", "trixie", Moment('Path("/var/lib/pi-fleet/swap.json").exists()', victim="python3")),
         ("release", "bookworm", Moment(incoming, victim="python3")),
     ]
