@@ -47,3 +47,9 @@ for unit in systemd-sysusers systemd-tmpfiles-setup systemd-tmpfiles-setup-dev s
     [ "$release" = bookworm ] || echo "ImportCredential="
   } >"$root/etc/systemd/system/$unit.service.d/virtual-pi.conf"
 done
+
+# Nor does qemu-user hand on what PrivateIPC= is shared by; a machine, which has a kernel, takes this back.
+if [ "$(chroot "$root" dpkg --print-architecture)" != "$(dpkg --print-architecture)" ]; then
+  mkdir -p "$root/usr/lib/systemd/system/service.d"
+  printf '[Service]\nPrivateIPC=false\n' >"$root/usr/lib/systemd/system/service.d/virtual-pi.conf"
+fi
