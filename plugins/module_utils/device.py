@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import calendar
+import fcntl
 import grp
 import os
 import pwd
+import struct
+import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +25,10 @@ MANAGED = "# This file belongs to pi-fleet: the next run overwrites what is chan
 
 class DeviceError(Exception):
     """One sentence: what was found, what was wanted, and what to do next."""
+
+
+class ImmutableError(DeviceError, PermissionError):
+    """What is to be changed was made immutable, of which the kernel's own words say nothing."""
 
 
 def _free_bytes(path: Path) -> int:
@@ -82,6 +89,42 @@ def read_text(path: Path) -> str | None:
         return None
 
 
+# FS_IOC_GETFLAGS and two of its flags, see ioctl_iflags(2).
+GET_FLAGS = 2 << 30 | struct.calcsize("l") << 16 | ord("f") << 8 | 1
+FIXED = {0x10: ("immutable", "i"), 0x20: ("open for appending alone", "a")}
+
+
+@contextmanager
+def naming_immutable() -> Iterator[None]:
+    """Have ImmutableError name what keeps its attributes, a path or its folder, where the kernel permits nothing."""
+    try:
+        yield
+    except PermissionError as error:
+        names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        for path in dict.fromkeys(each for name in names for each in (name, name.parent)):
+            for flag, (word, letter) in FIXED.items():
+                if _flags(path) & flag:
+                    sentence = f"{path} is {word}: run 'sudo chattr -{letter} {path}' on the device, and run again."
+                    raise ImmutableError(sentence) from None
+        raise
+
+
+def _flags(path: Path) -> int:
+    """Return what `lsattr` shows of a file or folder; 0 of anything else, and where a file system keeps none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return 0
+    try:
+        found = fcntl.ioctl(handle, GET_FLAGS, bytes(struct.calcsize("l")))
+    except OSError:
+        return 0
+    finally:
+        os.close(handle)
+    return int.from_bytes(found[:4], sys.byteorder)
+
+
+@naming_immutable()
 def write_text(path: Path, text: str, mode: int | None = None, owner: tuple[int, int] | None = None) -> None:
     """Replace a file at once: after a loss of power it is the old one or the new one, never half of either.
 
@@ -123,6 +166,7 @@ def _write(new: Path, path: Path, text: str, mode: int | None, owner: tuple[int,
         os.fsync(stream.fileno())
 
 
+@naming_immutable()
 def switch_link(path: Path, target: str) -> None:
     """Have a link lead to a target, in one step, and keep that over a loss of power."""
     new = path.with_name(f".{path.name}.pi-fleet-new")
@@ -132,6 +176,7 @@ def switch_link(path: Path, target: str) -> None:
     sync(path.parent)
 
 
+@naming_immutable()
 def remove(path: Path) -> None:
     """Remove a file, if it is there, and keep that over a loss of power."""
     path.unlink(missing_ok=True)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
+    ImmutableError,
+    remove,
+    switch_link,
+    write_text,
+)
 
 
 def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
@@ -54,3 +62,51 @@ def test_a_full_card_is_told_with_the_files_name_and_nothing_is_left_of_it(
         write_text(tmp_path / "cmdline.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["cmdline.txt"]
     assert (tmp_path / "cmdline.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("flag", "word", "letter"), [(0x10, "immutable", "i"), (0x20, "open for appending alone", "a")]
+)
+@pytest.mark.parametrize("of", ["file", "folder"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda path: write_text(path, "new"), remove, lambda path: switch_link(path, "there")],
+    ids=["write", "remove", "link"],
+)
+def test_what_somebody_made_immutable_is_named_with_what_to_do(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    of: str,
+    flag: int,
+    word: str,
+    letter: str,
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    fixed = path if of == "file" else tmp_path
+
+    def refuse(one: Path, *other: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(one), None, *map(str, other))
+
+    def ioctl(handle: int, _request: int, _buffer: bytes) -> bytes:
+        same = os.path.samestat(os.fstat(handle), fixed.stat())
+        return (flag if same else 0).to_bytes(8, sys.byteorder)
+
+    monkeypatch.setattr(Path, "unlink", lambda one, missing_ok=False: refuse(one) if one == path else None)
+    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    with pytest.raises(ImmutableError) as caught:
+        change(path)
+    assert str(caught.value) == f"{fixed} is {word}: run 'sudo chattr -{letter} {fixed}' on the device, and run again."
+
+
+def test_what_is_refused_for_another_reason_keeps_the_kernels_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(one: Path, _other: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(one))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError, match="Operation not permitted"):
+        write_text(tmp_path / "file", "new")
