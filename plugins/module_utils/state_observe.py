@@ -303,7 +303,8 @@ class Observer:
         yield f"unit {name}", found
         files = [shown.get("FragmentPath", ""), *drop_ins]
         for path in files:
-            if path and not path.startswith(vendors):
+            # What masks a unit is everybody's.
+            if path and not path.startswith((*vendors, "/dev/")):
                 yield f"path {path}", self._path(path)
 
     def _is_vendors(self, name: str) -> bool:

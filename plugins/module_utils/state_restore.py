@@ -2,11 +2,12 @@
 """Put back what roles do not look at: modes, owners, links, drop-ins and masks of units, groups of users, kernel flags.
 
 Content is the roles' to put back. What stands where nothing was, or in the place of something else, is set aside, never
-deleted: somebody may want it.
+deleted: somebody may want it. Nodes of devices hold nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,10 +17,12 @@ from pathlib import Path
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
     Device,
     ids,
+    naming_immutable,
     read_text,
     switch_link,
     write_text,
 )
+from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FOLDER as FIELD_DATA
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED
@@ -46,7 +49,7 @@ class Restorer:
             before, now = wanted.get(entry, ABSENT), found.get(entry, ABSENT)
             kind, _, name = entry.partition(" ")
             if kind == "path":
-                self._path(name, before, now, entry in wanted)
+                self._path(name, before, now)
                 if before.get("sha256", now.get("sha256")) != now.get("sha256"):
                     self._make_anew([whole for whole in wholes if Path(name).is_relative_to(whole["path"])])
             elif kind == "unit":
@@ -62,7 +65,8 @@ class Restorer:
 
     def _do(self, sentence: str, action: Callable[..., object], *arguments: object) -> None:
         if not self._dry:
-            action(*arguments)
+            with naming_immutable():
+                action(*arguments)
         self.done.append(sentence)
 
     def _make_anew(self, wholes: Iterable[Mapping[str, str]]) -> None:
@@ -72,13 +76,18 @@ class Restorer:
                 self._moved.add(mark)
                 self._do(f"{whole['path']} is made anew as a whole", mark.unlink)
 
-    def _path(self, name: str, before: Mapping[str, str], now: Mapping[str, str], known: bool) -> None:
+    def _path(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         path = self._device.path(name)
-        if now["type"] == "absent":
+        if now["type"] == "absent" or self._is_moved(path):
+            return
+        if "device" in now["type"] and before.get("number") != now["number"]:
+            # It holds nothing; its role makes another one.
+            self._moved.add(path)
+            self._do(f"{name}, another device than before, was removed", path.unlink)
             return
         if before["type"] != now["type"]:
             # A folder of field data may be moved by nobody.
-            if now["type"] != "directory" or not known:
+            if now["type"] != "directory" or not Path(FIELD_DATA).is_relative_to(name):
                 self._set_aside(path)
             return
         if before["type"] == "link" and before["target"] != now["target"]:
@@ -95,9 +104,13 @@ class Restorer:
         elif before.get("mode") != now.get("mode"):
             self._do(f"{name} has mode {before['mode']} again", path.chmod, int(before["mode"], 8))
 
+    def _is_moved(self, path: Path) -> bool:
+        """Say whether it is gone meanwhile, alone or with its folder; a dry run only knows that it would be."""
+        return not self._moved.isdisjoint((path, *path.parents)) or not os.path.lexists(path)
+
     def _set_aside(self, path: Path) -> None:
         # A drop-in is a unit's and a file.
-        if path in self._moved or not os.path.lexists(path):
+        if self._is_moved(path):
             return
         self._moved.add(path)
         name = self._device.name(path)
@@ -108,10 +121,18 @@ class Restorer:
 
     def _move(self, path: Path, there: Path) -> None:
         # It may have been nobody else's to read.
-        self._device.path(ASIDE).mkdir(mode=0o700, parents=True, exist_ok=True)
+        aside = self._device.path(ASIDE)
+        aside.mkdir(parents=True, exist_ok=True)
+        aside.chmod(0o700)
         there.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(there)
-        if path.parent.parent == self._device.path(FOLDER):
+        try:
+            path.rename(there)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # /run and /dev are in memory. Owners, modes and links go with it.
+            self._device.command("mv", "--", str(path), str(there))
+        if path.parent.suffix == ".d" and "systemd" in path.parts:
             # Somebody made the folder of a unit's drop-in, too.
             with suppress(OSError):
                 path.parent.rmdir()

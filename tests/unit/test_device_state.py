@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
+import stat
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +112,8 @@ class Pi:
                 return 0, "@1700000000\n", ""
             case ["systemctl", "is-system-running"]:
                 return 0, f"{self.system}\n", ""
+            case ["mv", "--", one, other]:
+                Path(one).replace(other)
             case ["systemd-detect-virt", *_]:
                 return int(not self.container), "", ""
         self.calls.append(argv)
@@ -560,6 +566,104 @@ def test_modes_links_and_what_stands_in_the_way_are_put_back_before_roles_run(pi
     (aside,) = pi.path(ASIDE).rglob("b")
     assert aside.read_text() == "somebody's"
     assert pi.path(FIRMWARE).read_text() == "console=tty1 rootwait cgroup_memory=1\n"
+
+
+def test_what_is_in_memory_is_set_aside_too(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop_in = "/run/systemd/system/camera.service.d/override.conf"
+    pi.write(drop_in, "[Service]\nEnvironment=TOKEN=secret\n")
+    pi.path(drop_in).chmod(0o600)
+    pi.path(ASIDE).mkdir(parents=True)
+    pi.shown["DropInPaths"] = drop_in
+
+    def rename(one: Path, other: Path) -> None:
+        if one.is_relative_to(pi.path("/run")) != other.is_relative_to(pi.path("/run")):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(one), None, str(other))
+        one.replace(other)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    (restored,) = device_state.begin(pi.device, INPUTS, everything=False).restored
+    assert restored.startswith(f"{drop_in}, which was not there before, was moved to {ASIDE}/")
+    assert not pi.path(drop_in).parent.exists()
+    (aside,) = pi.path(ASIDE).rglob("override.conf")
+    assert aside.stat().st_mode & 0o777 == 0o600
+    # Whoever made the folder, and whatever of others' lies there.
+    assert pi.path(ASIDE).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_in_the_place_of_a_file_or_a_link_is_set_aside_with_what_is_in_it(pi: Pi) -> None:
+    for name in ("/etc/camera.json", "/opt/camera/link"):
+        pi.path(name).unlink()
+        pi.write(f"{name}/mine/a", "somebody's")
+    dry = device_state.begin(pi.device, INPUTS, everything=False, dry=True).restored
+    done = device_state.begin(pi.device, INPUTS, everything=False).restored
+    # Its role finds nothing, and makes what shall be there.
+    assert not os.path.lexists(pi.path("/etc/camera.json"))
+    assert not os.path.lexists(pi.path("/opt/camera/link"))
+    assert len(dry) == len(done) == 2
+    assert [path.read_text() for path in pi.path(ASIDE).rglob("a")] == ["somebody's"] * 2
+
+
+@pytest.mark.parametrize("name", ["/home/ggc_user", "/home/ggc_user/raw_field_data"])
+def test_a_folder_that_holds_field_data_stays_where_it_is(tmp_path: Path, name: str) -> None:
+    pi, declared = Pi(tmp_path), {"user": {"paths": [name]}}
+    pi.path("/home").mkdir()
+    pi.path(name).parent.mkdir(exist_ok=True)
+    pi.path(name).symlink_to("/mnt")
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    pi.path(name).unlink()
+    pi.path("/home/ggc_user/raw_field_data").mkdir(parents=True)
+    assert told(pi) == [f"path {name}: type is directory, was link"]
+    assert device_state.begin(pi.device, {"user": "b"}, everything=False).restored == []
+    assert pi.path("/home/ggc_user/raw_field_data").is_dir()
+
+
+def test_what_lies_behind_a_link_that_is_set_aside_is_not_touched(tmp_path: Path) -> None:
+    pi, declared = Pi(tmp_path), {"user": {"paths": ["/etc/conf.d", "/etc/conf.d/one"]}}
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    pi.path("/etc/conf.d").rename(pi.path("/elsewhere"))
+    pi.path("/elsewhere/one").chmod(0o600)
+    pi.path("/etc/conf.d").symlink_to(pi.path("/elsewhere"))
+    (restored,) = device_state.begin(pi.device, {"user": "b"}, everything=False).restored
+    assert restored.startswith("/etc/conf.d, which was not there before, was moved")
+    assert pi.path("/elsewhere/one").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone makes nodes of devices")
+def test_a_node_of_another_device_is_removed_for_its_role_to_make_it(tmp_path: Path) -> None:
+    pi, declared = Pi(tmp_path), {"user": {"paths": ["/dev/raw1394"]}}
+    pi.path("/dev").mkdir()
+    os.mknod(pi.path("/dev/raw1394"), 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    pi.path("/dev/raw1394").unlink()
+    os.mknod(pi.path("/dev/raw1394"), 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    assert told(pi) == ["path /dev/raw1394: number is 1:5, was 1:3"]
+    restored = device_state.begin(pi.device, {"user": "b"}, everything=False).restored
+    assert restored == ["/dev/raw1394, another device than before, was removed"]
+    assert not os.path.lexists(pi.path("/dev/raw1394"))
+
+
+def test_what_masks_a_unit_is_nobodys_to_move(pi: Pi) -> None:
+    pi.write("/dev/null", "")
+    pi.shown |= {"LoadState": "masked", "FragmentPath": "/dev/null"}
+    assert device_state.begin(pi.device, INPUTS, everything=False).restored == ["camera.service is masked no longer"]
+    assert pi.path("/dev/null").exists()
+
+
+def test_what_is_immutable_is_named_with_what_to_do(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    pi.path("/etc/camera.json").chmod(0o666)
+
+    def chmod(path: Path, _mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    monkeypatch.setattr(fcntl, "ioctl", lambda *_: (0x10).to_bytes(8, sys.byteorder))
+    with pytest.raises(
+        DeviceError, match=r"camera\.json is immutable: run 'sudo chattr -i /.*' on the device, and run"
+    ):
+        device_state.begin(pi.device, INPUTS, everything=False)
 
 
 def test_a_dry_run_says_what_would_be_put_back_and_leaves_it(pi: Pi) -> None:
