@@ -107,6 +107,8 @@ class Begun:
     run: dict[str, str]
     """Roles that have something to do, each with the reason."""
     restored: list[str]
+    left: list[str]
+    """What of it could not be put back, each with what to do."""
 
 
 def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry: bool = False) -> Begun:
@@ -114,7 +116,7 @@ def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry
     seen = probe(device)
     run = seen.to_run(fingerprints, everything)
     if not run:
-        return Begun(seen, run, [])
+        return Begun(seen, run, [], [])
     restorer, found, differences = Restorer(device, dry), seen.found, seen.differences
     for name, fingerprint in fingerprints.items():
         role = seen.record.roles.get(name)
@@ -123,7 +125,7 @@ def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry
         if role is not None and (not role.pending or role.inputs == seen.record.keyed(fingerprint)):
             restorer.restore(role.entries, seen.found[name], differing, role.manages.get("wholes", ()))
     if dry:
-        return Begun(seen, run, restorer.done)
+        return Begun(seen, run, restorer.done, restorer.left)
     if restorer.done:
         found = Observer(device).observe({name: role.manages for name, role in seen.record.roles.items()})
         differences = compare_all(device, seen.record, found)
@@ -132,7 +134,7 @@ def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry
         run = {name: reasons[name] for name in fingerprints if name in reasons}
     seen.record.begin(list(run), found, differences, accept=everything)
     save(device, seen.record)
-    return Begun(seen, run, restorer.done)
+    return Begun(seen, run, restorer.done, restorer.left)
 
 
 def record(device: Device, fingerprints: Mapping[str, str], declared: Mapping[str, Manages]) -> list[Difference]:

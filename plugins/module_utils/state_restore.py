@@ -24,10 +24,15 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FOLDER as FIELD_DATA
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
-from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Observer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import newer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED
 
 ASIDE = "/var/lib/pi-fleet/set-aside"
+# As plugins/action/packages.py has it: settings of the user's own stay as they are, and nobody is there to answer.
+APT = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes", "-o", "DPkg::Lock::Timeout=300"]
+INSTALL = [*APT, "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
+INSTALL += ["--no-install-recommends", "install"]
 
 
 class Restorer:
@@ -39,6 +44,8 @@ class Restorer:
         self._dry = dry
         self.done: list[str] = []
         """What was done, one sentence each."""
+        self.left: list[str] = []
+        """What could not be, each with what to do."""
         self._moved: set[Path] = set()
 
     def restore(
@@ -175,8 +182,22 @@ class Restorer:
     def _package(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         if before.get("state") != "installed" or now.get("state") != "installed":
             return
-        command = ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", name]
-        self._do(f"{name}, older than it was, was installed anew", self._device.run, command)
+        sentence = f"{name}, older than it was, was installed anew"
+        older = f"{name} is {now['version']} and was {before['version']}"
+        if name in self._device.command("apt-mark", "showhold").split():
+            self.left.append(f"{older}, and is held: run 'sudo apt-mark unhold {name}' on the device, and run again.")
+        elif self._dry:
+            self.done.append(sentence)
+        else:
+            # Lists of another day may lead to nothing, and to do with them is better than nothing.
+            self._device.run([*APT, "update"])
+            _, output, errors = self._device.run([*INSTALL, name])
+            found = Observer(self._device).observe({"": {"packages": [name]}})[""][f"package {name}"]
+            if found == before or newer(self._device, before, found):
+                self.done.append(sentence)
+            else:
+                said = (errors.strip() or output.strip() or "it said nothing").splitlines()[-1]
+                self.left.append(f"{older}, and apt has none that is newer ({said}): mend that, and run again.")
 
     def _flags(self, before: list[str], now: list[str]) -> None:
         path = locate(self._device)

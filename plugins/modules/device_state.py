@@ -162,7 +162,9 @@ def main() -> None:
                 begun_with = begin(device, fingerprints, everything, dry=module.check_mode)
             else:
                 seen = probe(device)
-                begun_with = Begun(seen, seen.to_run(fingerprints, everything), [])
+                begun_with = Begun(seen, seen.to_run(fingerprints, everything), [], [])
+            for sentence in begun_with.left:
+                module.warn(sentence)
             result = {
                 "run": begun_with.run,
                 "differences": [

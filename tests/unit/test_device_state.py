@@ -69,6 +69,7 @@ class Pi:
         self.system = "running"
         self.container = True
         self.calls: list[list[str]] = []
+        self.held, self.newest, self.online = "", "3.2-1", True
         self.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/usr/sbin/nologin\n")
         self.write("/etc/group", "ggc_group:x:989:collect\nvideo:x:44:ggc_user\n")
         self.write("/etc/os-release", "ID=debian\nVERSION_CODENAME=bookworm\n")
@@ -112,6 +113,12 @@ class Pi:
                 return 0, "@1700000000\n", ""
             case ["systemctl", "is-system-running"]:
                 return 0, f"{self.system}\n", ""
+            case ["apt-mark", "showhold"]:
+                return 0, self.held, ""
+            case ["env", *_, "install", "rsync"]:
+                self.write("/var/lib/dpkg/status", STATUS.format(version=self.newest))
+                self.calls.append(argv)
+                return (0, "rsync is already the newest version", "") if self.online else (100, "", "E: no network\n")
             case ["mv", "--", one, other]:
                 Path(one).replace(other)
             case ["systemd-detect-virt", *_]:
@@ -749,6 +756,41 @@ def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
     assert ["systemctl", "unmask", "--quiet", "camera.service"] in pi.calls
     assert ["systemctl", "daemon-reload"] in pi.calls
     assert not pi.path("/etc/systemd/system/camera.service.d").exists()
+
+
+def older(pi: Pi) -> device_state.Begun:
+    pi.write("/var/lib/dpkg/status", STATUS.format(version="3.1-1"))
+    return device_state.begin(pi.device, INPUTS, everything=False)
+
+
+@pytest.mark.parametrize("newest", ["3.2-1", "3.3-1"])
+def test_a_package_that_is_older_than_it_was_is_installed_anew(pi: Pi, newest: str) -> None:
+    pi.newest = newest
+    begun = older(pi)
+    assert begun.restored == ["rsync, older than it was, was installed anew"]
+    assert begun.left == []
+    (install,) = [call for call in pi.calls if "install" in call]
+    assert install[:2] == ["env", "DEBIAN_FRONTEND=noninteractive"]
+    assert {"Dpkg::Options::=--force-confold", "Dpkg::Options::=--force-confdef"} < set(install)
+    assert told(pi) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        ({"newest": "3.1-1", "online": False}, "apt has none that is newer (E: no network): mend that, and run again."),
+        ({"newest": "3.1-1"}, "apt has none that is newer (rsync is already the newest version): mend that, and run"),
+        ({"held": "perl\nrsync\n"}, "is held: run 'sudo apt-mark unhold rsync' on the device, and run again."),
+    ],
+)
+def test_a_package_that_apt_does_not_bring_is_told_and_stays_told(pi: Pi, spoil: dict[str, Any], why: str) -> None:
+    vars(pi).update(spoil)
+    begun = older(pi)
+    assert begun.restored == []
+    (left,) = begun.left
+    assert left.startswith(f"rsync is 3.1-1 and was 3.2-1, and {why}")
+    device_state.record(pi.device, {"camera": "a"}, DECLARED)
+    assert told(pi) == ["package rsync: version is 3.1-1, was 3.2-1"]
 
 
 def test_what_a_role_adds_to_what_another_one_manages_is_no_drift(pi: Pi) -> None:
