@@ -19,6 +19,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import 
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import Restorer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap_mechanism import mechanism
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import OWED
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,13 @@ def probe(device: Device) -> Probe:
 
 
 def compare_all(device: Device, record: Record, found: Mapping[str, Entries]) -> list[Difference]:
-    """Return what differs of all roles."""
-    return [
-        difference
-        for name, role in record.roles.items()
-        for difference in compare(device, name, role.entries, found[name])
-    ]
+    """Return what differs of all roles, and of which units a restart is owed, wherever a run was killed."""
+    owed = sorted(f"unit {path.name}" for path in device.path(OWED).glob("*"))
+    differences = []
+    for name, role in record.roles.items():
+        differences += compare(device, name, role.entries, found[name])
+        differences += [Difference(name, unit, "restart", "owed", "") for unit in owed if unit in role.entries]
+    return differences
 
 
 def since(device: Device, difference: Difference) -> str:
@@ -117,21 +119,24 @@ def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry
     run = seen.to_run(fingerprints, everything)
     if not run:
         return Begun(seen, run, [], [])
-    restorer, found, differences = Restorer(device, dry), seen.found, seen.differences
-    for name, fingerprint in fingerprints.items():
-        role = seen.record.roles.get(name)
-        differing = [difference.entry for difference in seen.differences if difference.role == name]
+    restorer, found, roles = Restorer(device, dry), seen.found, seen.record.roles
+    differing = {
+        name: [difference.entry for difference in seen.differences if difference.role == name]
+        for name, fingerprint in fingerprints.items()
         # What an earlier run with other inputs left half done is for the role to finish.
-        if role is not None and (not role.pending or role.inputs == seen.record.keyed(fingerprint)):
-            restorer.restore(role.entries, seen.found[name], differing, role.manages.get("wholes", ()))
+        if name in roles and (not roles[name].pending or roles[name].inputs == seen.record.keyed(fingerprint))
+    }
+    restorer.owe(roles, found, differing)
+    for name, entries in differing.items():
+        restorer.restore(roles[name].entries, found[name], entries, roles[name].manages.get("wholes", ()))
     if dry:
         return Begun(seen, run, restorer.done, restorer.left)
     if restorer.done:
-        found = Observer(device).observe({name: role.manages for name, role in seen.record.roles.items()})
-        differences = compare_all(device, seen.record, found)
-        # What was put back for one role may be another one's to mend.
-        reasons = {**seen.record.to_run(fingerprints, differences), **run}
-        run = {name: reasons[name] for name in fingerprints if name in reasons}
+        found = Observer(device).observe({name: role.manages for name, role in roles.items()})
+    # What was put back for one role may be another one's to mend, as is the restart that is owed now.
+    differences = compare_all(device, seen.record, found)
+    reasons = {**seen.record.to_run(fingerprints, differences), **run}
+    run = {name: reasons[name] for name in fingerprints if name in reasons}
     seen.record.begin(list(run), found, differences, accept=everything)
     save(device, seen.record)
     return Begun(seen, run, restorer.done, restorer.left)

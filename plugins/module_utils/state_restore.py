@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
@@ -25,9 +26,12 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
 from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FOLDER as FIELD_DATA
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Observer
-from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import newer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import Role, newer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED
 
+# Services of ours that run all the time, and where what they read when they start lies.
+OURS = ("localcore.service", "lambda@*", "connector@*")
+READ = ("/opt/pi-fleet", "/etc/pi-fleet")
 ASIDE = "/var/lib/pi-fleet/set-aside"
 # As plugins/action/packages.py has it: settings of the user's own stay as they are, and nobody is there to answer.
 APT = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes", "-o", "DPkg::Lock::Timeout=300"]
@@ -47,6 +51,19 @@ class Restorer:
         self.left: list[str] = []
         """What could not be, each with what to do."""
         self._moved: set[Path] = set()
+
+    def owe(self, roles: Mapping[str, Role], found: Mapping[str, Entries], differing: Mapping[str, list[str]]) -> None:
+        """Mark the units that may run what differs: whatever is mended beneath a process, it goes on with what it read.
+
+        Before anything is put back, so that who is killed then owes it still.
+        """
+        recorded = {entry: known for role in roles.values() for entry, known in role.entries.items()}
+        units = [entry.removeprefix("unit ") for entry, known in recorded.items() if known.get("loaded") == "loaded"]
+        for name, entries in differing.items():
+            for entry in entries:
+                for unit in units:
+                    if runs(unit, entry, recorded.get(entry, {}), found[name].get(entry, {})) and not self._dry:
+                        write_text(self._device.path(f"{OWED}/{unit}"), "")
 
     def restore(
         self, wanted: Entries, found: Entries, differing: Iterable[str], wholes: Sequence[Mapping[str, str]] = ()
@@ -145,13 +162,11 @@ class Restorer:
                 path.parent.rmdir()
 
     def _unit(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-        extra = set(now.get("drop-ins", "").split()) - set(before.get("drop-ins", "").split())
+        extra = extra_drop_ins(before, now)
         for drop_in in sorted(extra):
             # One for all units, or of a generator, is not this unit's.
             if Path(drop_in).parent.name == f"{name}.d":
                 self._set_aside(self._device.path(drop_in))
-                if not self._dry:
-                    write_text(self._device.path(f"{OWED}/{name}"), "")
         masked = now.get("loaded") == "masked"
         if masked and before.get("loaded") != "masked":
             self._do(f"{name} is masked no longer", self._unmask, name)
@@ -208,6 +223,25 @@ class Restorer:
         self._do(
             f"{self._device.name(path)} has {' '.join(before) or 'none of the flags'} again", write_text, path, text
         )
+
+
+def runs(unit: str, entry: str, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Say whether a unit that was started meanwhile runs otherwise for what differs of an entry."""
+    kind, _, name = entry.partition(" ")
+    if kind == "unit":
+        return name == unit and bool(extra_drop_ins(before, now))
+    if kind == "path" and not before and Path(name).name == unit:
+        # In the place of the unit's own file.
+        return True
+    if kind == "path" and not any(Path(name).is_relative_to(folder) for folder in READ):
+        return False
+    ours = unit.endswith(".service") and any(fnmatchcase(unit, pattern) for pattern in OURS)
+    return ours and kind in ("path", "package", "user", "group")
+
+
+def extra_drop_ins(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
+    """Return a unit's drop-ins that it had not."""
+    return set(now.get("drop-ins", "").split()) - set(before.get("drop-ins", "").split())
 
 
 def own(path: Path, numbers: tuple[int, int], mode: str | None) -> None:

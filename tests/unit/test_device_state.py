@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ansible_collections.edge.pi_fleet.plugins.module_utils import device_state, state_observe, state_record
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import FIRMWARE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import ASIDE
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import OWED
 
 INPUTS = {"camera": "a", "user": "b"}
 DECLARED: dict[str, dict[str, Any]] = {
@@ -26,7 +28,7 @@ DECLARED: dict[str, dict[str, Any]] = {
         "paths": ["/etc/camera.json", "/etc/none.conf", "/etc/conf.d/*"],
         "trees": ["/opt/camera"],
         "packages": ["rsync", "rpicam-apps"],
-        "units": ["camera.service", "lambda@*"],
+        "units": ["camera.service", "worker@*"],
         "seen": ["/etc/mosquitto/*.conf"],
     },
     "user": {
@@ -65,7 +67,7 @@ class Pi:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.shown = dict(SHOWN)
+        self.unit, self.shown = "camera.service", dict(SHOWN)
         self.system = "running"
         self.container = True
         self.calls: list[list[str]] = []
@@ -88,7 +90,7 @@ class Pi:
         self.write("/proc/sys/fs/protected_hardlinks", "1\n")
         self.write(FIRMWARE, "console=tty1 cgroup_memory=1 rootwait\n")
         self.write("/etc/systemd/system/camera.service", "[Service]\n")
-        self.write("/etc/systemd/system/lambda@x.service", "[Service]\n")
+        self.write("/etc/systemd/system/worker@x.service", "[Service]\n")
         (root / "opt/camera/link").symlink_to("current")
 
     @property
@@ -105,7 +107,7 @@ class Pi:
     def run(self, argv: list[str]) -> tuple[int, str, str]:
         match argv:
             case ["systemctl", "show", _, "--", *names]:
-                blocks = [{"Id": name, **(self.shown if name == "camera.service" else SHOWN)} for name in names]
+                blocks = [{"Id": name, **(self.shown if name == self.unit else SHOWN)} for name in names]
                 return 0, "\n\n".join("\n".join(map("=".join, block.items())) for block in blocks) + "\n", ""
             case ["dpkg", "--compare-versions", one, "gt", other]:
                 return int(one <= other), "", ""
@@ -234,9 +236,9 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         "unit camera.service: read by systemd is no, was yes",
     ),
     "a unit of a pattern": (
-        change("/etc/systemd/system/lambda@y.service", ""),
+        change("/etc/systemd/system/worker@y.service", ""),
         "camera",
-        "unit lambda@y.service: it is there, and was not",
+        "unit worker@y.service: it is there, and was not",
     ),
     "a user's shell": (
         lambda pi: pi.write("/etc/passwd", pi.path("/etc/passwd").read_text().replace("nologin", "bash")),
@@ -791,6 +793,123 @@ def test_a_package_that_apt_does_not_bring_is_told_and_stays_told(pi: Pi, spoil:
     assert left.startswith(f"rsync is 3.1-1 and was 3.2-1, and {why}")
     device_state.record(pi.device, {"camera": "a"}, DECLARED)
     assert told(pi) == ["package rsync: version is 3.1-1, was 3.2-1"]
+
+
+# What runs, and what it reads.
+RUNNING: dict[str, dict[str, Any]] = {
+    "user": {"users": ["ggc_user"], "groups": ["ggc_group"], "packages": ["rsync"], "paths": ["/etc/camera.json"]},
+    "sdk": {"trees": ["/opt/pi-fleet"], "paths": ["/etc/pi-fleet/camera.json"]},
+    "broker": {"units": ["mosquitto.service"]},
+    "core": {"units": ["localcore.service", "lambda@*"]},
+    "model": {"units": ["connector@model.service"]},
+}
+RUNNING_INPUTS = {"user": "b", "sdk": "s", "broker": "m", "core": "c", "model": "d"}
+SERVICES = {"localcore.service", "lambda@x.service", "connector@model.service"}
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Pi:
+    """A device whose services run, and that was recorded."""
+    pi = Pi(tmp_path)
+    pi.write("/opt/pi-fleet/lambda/x/releases/1/x.py", "x = 1\n")
+    pi.write("/opt/pi-fleet/lambda/x/releases/0/x.py", "x = 0\n")
+    pi.path("/opt/pi-fleet/lambda/x/current").symlink_to("releases/1")
+    pi.write("/etc/pi-fleet/camera.json", "{}")
+    pi.write("/etc/systemd/system/lambda@x.service", "[Service]\n")
+    pi.write("/etc/systemd/system/lambda@x.path", "[Path]\n")
+    device_state.begin(pi.device, RUNNING_INPUTS, everything=False)
+    assert device_state.record(pi.device, RUNNING_INPUTS, RUNNING) == []
+    assert told(pi) == []
+    return pi
+
+
+def owed(pi: Pi) -> set[str]:
+    return {path.name for path in pi.path(OWED).glob("*")}
+
+
+READ: dict[str, tuple[Callable[[Pi], object], str]] = {
+    "another release": (lambda pi: link(pi, "/opt/pi-fleet/lambda/x/current", "releases/0"), "sdk"),
+    "a byte": (change("/opt/pi-fleet/lambda/x/releases/1/x.py", "x = 2\n"), "sdk"),
+    "one more module": (change("/opt/pi-fleet/lambda/x/releases/1/y.py", ""), "sdk"),
+    "settings": (change("/etc/pi-fleet/camera.json", "{ }"), "sdk"),
+    "a package": (change("/var/lib/dpkg/status", STATUS.format(version="3.1-1")), "user"),
+    "a user": (change("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/bin/sh\n"), "user"),
+    "a group": (change("/etc/group", "ggc_group:x:989:\nvideo:x:44:ggc_user\n"), "user"),
+}
+
+
+@pytest.mark.parametrize(("drift", "role"), READ.values(), ids=READ)
+def test_what_may_run_what_differed_owes_a_restart_and_its_roles_run(
+    running: Pi, drift: Callable[[Pi], object], role: str
+) -> None:
+    drift(running)
+    assert list(device_state.begin(running.device, RUNNING_INPUTS, everything=False, dry=True).run) == [role]
+    assert owed(running) == set()
+    begun = device_state.begin(running.device, RUNNING_INPUTS, everything=False)
+    assert list(begun.run) == [role, "core", "model"]
+    assert begun.run["model"] == "unit connector@model.service: restart is owed, was none"
+    assert owed(running) == SERVICES
+
+
+def test_a_run_that_was_killed_behind_what_it_put_back_owes_the_restart_still(
+    running: Pi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link(running, "/opt/pi-fleet/lambda/x/current", "releases/0")
+    with monkeypatch.context() as patch:
+        patch.setattr(device_state, "save", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            device_state.begin(running.device, RUNNING_INPUTS, everything=False)
+    assert running.path("/opt/pi-fleet/lambda/x/current").readlink() == Path("releases/1")
+    assert list(device_state.begin(running.device, RUNNING_INPUTS, everything=False).run) == ["core", "model"]
+    for path in running.path(OWED).glob("*"):
+        path.unlink()
+    device_state.record(running.device, {"core": "c", "model": "d"}, RUNNING)
+    assert told(running) == []
+
+
+@pytest.mark.parametrize(
+    ("drop_in", "unit"),
+    [
+        ("/etc/systemd/system/lambda@.service.d/x.conf", "lambda@x.service"),
+        ("/etc/systemd/system/service.d/x.conf", "mosquitto.service"),
+        ("/run/systemd/system/lambda@x.path.d/override.conf", "lambda@x.path"),
+    ],
+)
+def test_a_unit_owes_a_restart_for_a_drop_in_of_any_breadth(running: Pi, drop_in: str, unit: str) -> None:
+    running.write(drop_in, "[Service]\nEnvironment=A=1\n")
+    running.unit, running.shown = unit, {**SHOWN, "DropInPaths": drop_in}
+    assert len(device_state.begin(running.device, RUNNING_INPUTS, everything=False).restored) == 1
+    assert not running.path(drop_in).exists()
+    assert owed(running) == {unit}
+
+
+def test_a_unit_owes_a_restart_for_another_file_in_the_place_of_its_own(running: Pi) -> None:
+    running.write("/run/systemd/system/mosquitto.service", "[Service]\n")
+    running.unit = "mosquitto.service"
+    running.shown = {**SHOWN, "FragmentPath": "/run/systemd/system/mosquitto.service"}
+    device_state.begin(running.device, RUNNING_INPUTS, everything=False)
+    assert owed(running) == {"mosquitto.service"}
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        lambda pi: pi.path("/etc/camera.json").chmod(0o600),
+        lambda pi: vars(pi).update(unit="mosquitto.service", shown={**SHOWN, "ActiveState": "inactive"}),
+    ],
+    ids=["a path of others", "a unit that was stopped"],
+)
+def test_nothing_owes_a_restart_for_what_it_does_not_read(running: Pi, drift: Callable[[Pi], object]) -> None:
+    drift(running)
+    assert len(device_state.begin(running.device, RUNNING_INPUTS, everything=False).run) == 1
+    assert owed(running) == set()
+
+
+def test_what_a_killed_run_left_of_other_inputs_owes_nothing_to_the_record(running: Pi) -> None:
+    device_state.begin(running.device, {**RUNNING_INPUTS, "sdk": "t"}, everything=False)
+    running.write("/opt/pi-fleet/lambda/x/releases/2/x.py", "x = 2\n")
+    assert list(device_state.begin(running.device, {**RUNNING_INPUTS, "sdk": "t"}, everything=False).run) == ["sdk"]
+    assert owed(running) == set()
 
 
 def test_what_a_role_adds_to_what_another_one_manages_is_no_drift(pi: Pi) -> None:
