@@ -126,9 +126,7 @@ def begin(device: Device, fingerprints: Mapping[str, str], everything: bool, dry
         # What an earlier run with other inputs left half done is for the role to finish.
         if name in roles and (not roles[name].pending or roles[name].inputs == seen.record.keyed(fingerprint))
     }
-    restorer.owe(roles, found, differing)
-    for name, entries in differing.items():
-        restorer.restore(roles[name].entries, found[name], entries, roles[name].manages.get("wholes", ()))
+    restorer.restore(roles, found, differing)
     if dry:
         return Begun(seen, run, restorer.done, restorer.left)
     if restorer.done:

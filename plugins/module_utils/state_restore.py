@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -51,43 +51,52 @@ class Restorer:
         self.left: list[str] = []
         """What could not be, each with what to do."""
         self._moved: set[Path] = set()
+        self._packages: set[str] = set()
+        self._ours: list[str] = []
 
-    def owe(self, roles: Mapping[str, Role], found: Mapping[str, Entries], differing: Mapping[str, list[str]]) -> None:
+    def restore(
+        self, roles: Mapping[str, Role], found: Mapping[str, Entries], differing: Mapping[str, list[str]]
+    ) -> None:
+        """Put back the entries of each role that differ, and have folders made anew in which content does."""
+        recorded = {entry: known for role in roles.values() for entry, known in role.entries.items()}
+        self._owe(recorded, found, differing)
+        steps: list[tuple[str, Callable[[str, Mapping[str, str], Mapping[str, str]], None]]] = [
+            # What belongs to somebody is given back by name.
+            ("group", self._group),
+            ("user", self._user),
+            ("group", self._members),
+            ("package", self._package),
+            ("path", self._path),
+            ("unit", self._unit),
+            ("kernel", self._flags),
+        ]
+        for kind, put_back in steps:
+            for role, entries in differing.items():
+                for entry in sorted(set(entries)):
+                    before, now = roles[role].entries.get(entry, ABSENT), found[role].get(entry, ABSENT)
+                    if entry.startswith(f"{kind} "):
+                        put_back(entry.partition(" ")[2], before, now)
+                    if kind == "path" and before.get("sha256", now.get("sha256")) != now.get("sha256"):
+                        wholes = roles[role].manages.get("wholes", ())
+                        self._make_anew(whole for whole in wholes if Path(entry[5:]).is_relative_to(whole["path"]))
+
+    def _owe(self, recorded: Entries, found: Mapping[str, Entries], differing: Mapping[str, list[str]]) -> None:
         """Mark the units that may run what differs: whatever is mended beneath a process, it goes on with what it read.
 
         Before anything is put back, so that who is killed then owes it still.
         """
-        recorded = {entry: known for role in roles.values() for entry, known in role.entries.items()}
         units = [entry.removeprefix("unit ") for entry, known in recorded.items() if known.get("loaded") == "loaded"]
+        self._ours = sorted(unit for unit in units if any(fnmatchcase(unit, pattern) for pattern in OURS))
         for name, entries in differing.items():
             for entry in entries:
                 for unit in units:
                     if runs(unit, entry, recorded.get(entry, {}), found[name].get(entry, {})) and not self._dry:
                         write_text(self._device.path(f"{OWED}/{unit}"), "")
 
-    def restore(
-        self, wanted: Entries, found: Entries, differing: Iterable[str], wholes: Sequence[Mapping[str, str]] = ()
-    ) -> None:
-        """Put back the entries that differ, and have folders made anew as a whole in which content does."""
-        for entry in sorted(set(differing)):
-            before, now = wanted.get(entry, ABSENT), found.get(entry, ABSENT)
-            kind, _, name = entry.partition(" ")
-            if kind == "path":
-                self._path(name, before, now)
-                if before.get("sha256", now.get("sha256")) != now.get("sha256"):
-                    self._make_anew([whole for whole in wholes if Path(name).is_relative_to(whole["path"])])
-            elif kind == "unit":
-                self._unit(name, before, now)
-            elif kind == "user":
-                self._user(name, before, now)
-            elif kind == "group":
-                self._group(name, before, now)
-            elif kind == "package":
-                self._package(name, before, now)
-            elif entry == "kernel command line":
-                self._flags(before["flags"].split(), now["flags"].split())
-
     def _do(self, sentence: str, action: Callable[..., object], *arguments: object) -> None:
+        if sentence in self.done:
+            # For another role that manages it, too.
+            return
         if not self._dry:
             with naming_immutable():
                 action(*arguments)
@@ -181,24 +190,62 @@ class Restorer:
         self._device.command("systemctl", "unmask", "--runtime", "--quiet", name)
 
     def _user(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-        options = {"group": "--gid", "home": "--home", "shell": "--shell", "groups": "--groups"}
-        if "number" not in now or "number" not in before:
+        options = {"group": "--gid", "home": "--home", "shell": "--shell", "groups": "--groups", "number": "--uid"}
+        if "number" not in before:
+            return
+        if "number" not in now:
+            # Its role would give it another number, and its files to nobody.
+            options["home"] = "--home-dir"
+            given = [f"{option}={before[attribute]}" for attribute, option in options.items() if before[attribute]]
+            sentence = f"{name} is there again, with the number {before['number']}"
+            self._do(sentence, self._device.command, "useradd", "--system", "--no-create-home", *given, name)
             return
         for attribute, option in options.items():
             if before[attribute] != now[attribute]:
                 sentence = f"the {attribute} of {name} is {before[attribute] or 'none'} again"
-                self._do(sentence, self._device.command, "usermod", option, before[attribute], name)
+                self._do(sentence, self._usermod, option, before[attribute], name)
+
+    def _usermod(self, option: str, value: str, name: str) -> None:
+        if option in ("--home", "--uid"):
+            # Of who runs anything it changes neither. All that is stopped owes a restart.
+            self._device.run(["systemctl", "stop", *self._ours])
+        self._device.command("usermod", option, value, name)
 
     def _group(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-        if "members" in before and "members" in now and before["members"] != now["members"]:
-            sentence = f"the members of {name} are {before['members'] or 'none'} again"
-            self._do(sentence, self._device.command, "gpasswd", "--members", before["members"], name)
+        if "number" not in before or before["number"] == now.get("number"):
+            return
+        sentence = f"the number of {name} is {before['number']} again"
+        self._do(sentence, self._number, name, before["number"], now.get("number", ""))
+
+    def _number(self, name: str, number: str, former: str) -> None:
+        if not former:
+            self._device.command("groupadd", "--system", "--gid", number, name)
+            return
+        self._device.command("groupmod", "--gid", number, name)
+        folder = self._device.path(FIELD_DATA)
+        if folder.is_dir():
+            # Nothing of what is in it is recorded; of a user's number usermod does as much.
+            give = ["-execdir", "chgrp", "--no-dereference", name, "{}", "+"]
+            self._device.command("find", str(folder), "-xdev", "-group", former, *give)
+
+    def _members(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        if before.get("members", now.get("members")) == now.get("members"):
+            return
+        # One that was removed since can be no member; whose user a role manages is there again.
+        users = {line.partition(":")[0] for line in (read_text(self._device.path("/etc/passwd")) or "").splitlines()}
+        members = ",".join(each for each in before["members"].split(",") if each in users)
+        if members != now.get("members", ""):
+            sentence = f"the members of {name} are {members or 'none'} again"
+            self._do(sentence, self._device.command, "gpasswd", "--members", members, name)
 
     def _package(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         if before.get("state") != "installed" or now.get("state") != "installed":
             return
         sentence = f"{name}, older than it was, was installed anew"
         older = f"{name} is {now['version']} and was {before['version']}"
+        if name in self._packages:
+            return
+        self._packages.add(name)
         if name in self._device.command("apt-mark", "showhold").split():
             self.left.append(f"{older}, and is held: run 'sudo apt-mark unhold {name}' on the device, and run again.")
         elif self._dry:
@@ -214,14 +261,15 @@ class Restorer:
                 said = (errors.strip() or output.strip() or "it said nothing").splitlines()[-1]
                 self.left.append(f"{older}, and apt has none that is newer ({said}): mend that, and run again.")
 
-    def _flags(self, before: list[str], now: list[str]) -> None:
+    def _flags(self, _: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         path = locate(self._device)
         if path is None:
             return
         line, rest = split_first(read_text(path) or "")
-        text = " ".join([*(word for word in line.split() if word not in now), *before]) + rest
+        kept = [word for word in line.split() if word not in now["flags"].split()]
+        text = " ".join([*kept, *before["flags"].split()]) + rest
         self._do(
-            f"{self._device.name(path)} has {' '.join(before) or 'none of the flags'} again", write_text, path, text
+            f"{self._device.name(path)} has {before['flags'] or 'none of the flags'} again", write_text, path, text
         )
 
 

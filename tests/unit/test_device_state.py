@@ -16,7 +16,12 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from ansible_collections.edge.pi_fleet.plugins.module_utils import device_state, state_observe, state_record
+from ansible_collections.edge.pi_fleet.plugins.module_utils import (
+    device_state,
+    state_observe,
+    state_record,
+    state_restore,
+)
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import FIRMWARE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import ASIDE
@@ -749,6 +754,7 @@ def test_a_folder_that_is_made_as_a_whole_loses_its_mark_where_content_differs(
 
 
 def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
+    pi.write("/etc/passwd", pi.path("/etc/passwd").read_text() + "collect:x:991:991::/:/bin/sh\n")
     pi.write("/etc/group", "ggc_group:x:989:eve\nvideo:x:44:\nsudo:x:27:ggc_user\n")
     pi.write("/etc/systemd/system/camera.service.d/x.conf", "")
     pi.shown |= {"DropInPaths": "/etc/systemd/system/camera.service.d/x.conf", "LoadState": "masked"}
@@ -833,7 +839,7 @@ READ: dict[str, tuple[Callable[[Pi], object], str]] = {
     "one more module": (change("/opt/pi-fleet/lambda/x/releases/1/y.py", ""), "sdk"),
     "settings": (change("/etc/pi-fleet/camera.json", "{ }"), "sdk"),
     "a package": (change("/var/lib/dpkg/status", STATUS.format(version="3.1-1")), "user"),
-    "a user": (change("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/bin/sh\n"), "user"),
+    "a user's shell": (change("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/bin/sh\n"), "user"),
     "a group": (change("/etc/group", "ggc_group:x:989:\nvideo:x:44:ggc_user\n"), "user"),
 }
 
@@ -849,6 +855,92 @@ def test_what_may_run_what_differed_owes_a_restart_and_its_roles_run(
     assert list(begun.run) == [role, "core", "model"]
     assert begun.run["model"] == "unit connector@model.service: restart is owed, was none"
     assert owed(running) == SERVICES
+
+
+PASSWD = "ggc_user:x:990:989::/home/ggc_user:/usr/sbin/nologin\n"
+GROUP = "ggc_group:x:989:collect\nvideo:x:44:ggc_user\n"
+STOP = ["systemctl", "stop", "connector@model.service", "lambda@x.path", "lambda@x.service", "localcore.service"]
+FIND = ["find", "{root}/home/ggc_user/raw_field_data", "-xdev", "-group", "1989", "-execdir"]
+ACCOUNTS: dict[str, tuple[str, str, list[list[str]], list[str]]] = {
+    "a user's number": (
+        PASSWD.replace("990", "1990"),
+        GROUP,
+        [STOP, ["usermod", "--uid", "990", "ggc_user"]],
+        ["the number of ggc_user is 990 again"],
+    ),
+    "a user's home": (
+        PASSWD.replace("/home/ggc_user", "/tmp"),
+        GROUP,
+        [STOP, ["usermod", "--home", "/home/ggc_user", "ggc_user"]],
+        ["the home of ggc_user is /home/ggc_user again"],
+    ),
+    "a user's shell": (
+        PASSWD.replace("nologin", "sh"),
+        GROUP,
+        [["usermod", "--shell", "/usr/sbin/nologin", "ggc_user"]],
+        ["the shell of ggc_user is /usr/sbin/nologin again"],
+    ),
+    "a user that is gone": (
+        "",
+        "ggc_group:x:989:\nvideo:x:44:\n",
+        [
+            [
+                *["useradd", "--system", "--no-create-home", "--gid=ggc_group", "--home-dir=/home/ggc_user"],
+                *["--shell=/usr/sbin/nologin", "--groups=video", "--uid=990", "ggc_user"],
+            ],
+        ],
+        ["ggc_user is there again, with the number 990"],
+    ),
+    "a group's number": (
+        PASSWD.replace("989", "1989"),
+        GROUP.replace("989", "1989"),
+        [
+            ["groupmod", "--gid", "989", "ggc_group"],
+            [*FIND, "chgrp", "--no-dereference", "ggc_group", "{}", "+"],
+        ],
+        ["the number of ggc_group is 989 again"],
+    ),
+    "a group that is gone": (
+        PASSWD,
+        "video:x:44:ggc_user\n",
+        [["groupadd", "--system", "--gid", "989", "ggc_group"], ["usermod", "--gid", "ggc_group", "ggc_user"]],
+        ["the number of ggc_group is 989 again", "the group of ggc_user is ggc_group again"],
+    ),
+    "a group's members": (
+        PASSWD + "collect:x:991:991::/:/bin/sh\n",
+        GROUP.replace("collect", "eve"),
+        [["gpasswd", "--members", "collect", "ggc_group"]],
+        ["the members of ggc_group are collect again"],
+    ),
+    "a member that is no user any more": (PASSWD, GROUP.replace("collect", ""), [], []),
+}
+
+
+@pytest.mark.parametrize(("passwd", "group", "calls", "sentences"), ACCOUNTS.values(), ids=ACCOUNTS)
+def test_users_and_groups_have_their_numbers_again_too(
+    running: Pi, passwd: str, group: str, calls: list[list[str]], sentences: list[str]
+) -> None:
+    running.path("/home/ggc_user/raw_field_data").mkdir(parents=True)
+    running.write("/etc/passwd", passwd)
+    running.write("/etc/group", group)
+    before = len(running.calls)
+    dry = device_state.begin(running.device, RUNNING_INPUTS, everything=False, dry=True).restored
+    assert running.calls[before:] == []
+    begun = device_state.begin(running.device, RUNNING_INPUTS, everything=False)
+    root = str(running.root)
+    assert running.calls[before:] == [[word.replace("{root}", root) for word in call] for call in calls]
+    assert begun.restored == dry == sentences
+    assert owed(running) == SERVICES
+
+
+def test_who_owns_what_is_put_back_before_what_they_own(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name: to a user with another number it would be given wrongly."""
+    monkeypatch.setattr(os, "chown", lambda *_, **__: pi.calls.append(["chown"]))
+    monkeypatch.setattr(state_restore, "ids", lambda *_: (0, 0))
+    pi.write("/etc/passwd", PASSWD.replace("990", "1990") + "camera:x:0:0::/:/bin/sh\n")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    order = [call[0] for call in pi.calls]
+    assert order.index("usermod") < order.index("chown")
 
 
 def test_a_run_that_was_killed_behind_what_it_put_back_owes_the_restart_still(
@@ -891,17 +983,10 @@ def test_a_unit_owes_a_restart_for_another_file_in_the_place_of_its_own(running:
     assert owed(running) == {"mosquitto.service"}
 
 
-@pytest.mark.parametrize(
-    "drift",
-    [
-        lambda pi: pi.path("/etc/camera.json").chmod(0o600),
-        lambda pi: vars(pi).update(unit="mosquitto.service", shown={**SHOWN, "ActiveState": "inactive"}),
-    ],
-    ids=["a path of others", "a unit that was stopped"],
-)
-def test_nothing_owes_a_restart_for_what_it_does_not_read(running: Pi, drift: Callable[[Pi], object]) -> None:
-    drift(running)
-    assert len(device_state.begin(running.device, RUNNING_INPUTS, everything=False).run) == 1
+def test_nothing_owes_a_restart_for_what_it_does_not_read(running: Pi) -> None:
+    running.path("/etc/camera.json").chmod(0o600)
+    running.unit, running.shown = "mosquitto.service", {**SHOWN, "ActiveState": "inactive"}
+    assert len(device_state.begin(running.device, RUNNING_INPUTS, everything=False).run) == 2
     assert owed(running) == set()
 
 
