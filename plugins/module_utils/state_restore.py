@@ -171,6 +171,11 @@ class Restorer:
                 path.parent.rmdir()
 
     def _unit(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        if before == ABSENT:
+            # Its file is set aside.
+            sentence = f"{name}, which was not there before, was stopped"
+            self._do(sentence, self._device.run, ["systemctl", "stop", name])
+            return
         extra = extra_drop_ins(before, now)
         for drop_in in sorted(extra):
             # One for all units, or of a generator, is not this unit's.

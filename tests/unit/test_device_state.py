@@ -975,6 +975,13 @@ def test_a_unit_owes_a_restart_for_a_drop_in_of_any_breadth(running: Pi, drop_in
     assert owed(running) == {unit}
 
 
+def test_a_unit_that_somebody_added_goes_on_no_longer(running: Pi) -> None:
+    running.write("/etc/systemd/system/lambda@y.service", "[Service]\nExecStart=/usr/bin/sleep 1h\n")
+    begun = device_state.begin(running.device, RUNNING_INPUTS, everything=False)
+    assert begun.restored == ["lambda@y.service, which was not there before, was stopped"]
+    assert ["systemctl", "stop", "lambda@y.service"] in running.calls
+
+
 def test_a_unit_owes_a_restart_for_another_file_in_the_place_of_its_own(running: Pi) -> None:
     running.write("/run/systemd/system/mosquitto.service", "[Service]\n")
     running.unit = "mosquitto.service"
