@@ -82,10 +82,10 @@ class Device:
 
 
 def read_text(path: Path) -> str | None:
-    """Return a file's text byte for byte (line ends, undecodable bytes), or None if it is not there."""
+    """Return a file's text byte for byte (line ends, undecodable bytes), or None if there is no file."""
     try:
         return path.read_bytes().decode("utf-8", "surrogateescape")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 

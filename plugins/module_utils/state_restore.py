@@ -76,7 +76,7 @@ class Restorer:
                     before, now = roles[role].entries.get(entry, ABSENT), found[role].get(entry, ABSENT)
                     if entry.startswith(f"{kind} "):
                         put_back(entry.partition(" ")[2], before, now)
-                    if kind == "path" and before.get("sha256", now.get("sha256")) != now.get("sha256"):
+                    if kind == "path" and is_another(before, now):
                         wholes = roles[role].manages.get("wholes", ())
                         self._make_anew(whole for whole in wholes if Path(entry[5:]).is_relative_to(whole["path"]))
 
@@ -105,7 +105,8 @@ class Restorer:
     def _make_anew(self, wholes: Iterable[Mapping[str, str]]) -> None:
         for whole in wholes:
             mark = self._device.path(whole["mark"])
-            if mark not in self._moved and os.path.lexists(mark):
+            # A folder in its place is set aside.
+            if mark not in self._moved and os.path.lexists(mark) and not mark.is_dir():
                 self._moved.add(mark)
                 self._do(f"{whole['path']} is made anew as a whole", mark.unlink)
 
@@ -276,6 +277,11 @@ class Restorer:
         self._do(
             f"{self._device.name(path)} has {before['flags'] or 'none of the flags'} again", write_text, path, text
         )
+
+
+def is_another(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Say whether a file, folder or link that was there is gone, something else, or has other content."""
+    return before != ABSENT and any(before.get(each) != now.get(each) for each in ("type", "sha256"))
 
 
 def runs(unit: str, entry: str, before: Mapping[str, str], now: Mapping[str, str]) -> bool:

@@ -753,6 +753,33 @@ def test_a_folder_that_is_made_as_a_whole_loses_its_mark_where_content_differs(
     )
 
 
+@pytest.mark.parametrize("spoilt", ["a", "mark", "link"])
+def test_a_folder_that_is_made_as_a_whole_is_so_whatever_is_in_the_place_of_anything(
+    tmp_path: Path, spoilt: str
+) -> None:
+    pi = Pi(tmp_path)
+    for name in ("mark", "a"):
+        pi.write(f"/opt/whole/{name}", name)
+    pi.path("/opt/whole/link").symlink_to("a")
+    declared = {"user": {"wholes": [{"path": "/opt/whole", "mark": "/opt/whole/mark"}]}}
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    pi.path(f"/opt/whole/{spoilt}").unlink()
+    pi.path(f"/opt/whole/{spoilt}").mkdir()
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    assert not os.path.lexists(pi.path("/opt/whole/mark"))
+    assert not os.path.lexists(pi.path(f"/opt/whole/{spoilt}"))
+
+
+def test_a_folder_in_the_place_of_a_file_that_is_read_is_told(tmp_path: Path) -> None:
+    pi, declared = Pi(tmp_path), {"user": {"paths": ["/etc/hostname"], "host name": True}}
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    pi.path("/etc/hostname").unlink()
+    pi.path("/etc/hostname").mkdir()
+    assert told(pi) == ["path /etc/hostname: type is directory, was file"]
+
+
 def test_users_groups_and_units_are_put_back(pi: Pi) -> None:
     pi.write("/etc/passwd", pi.path("/etc/passwd").read_text() + "collect:x:991:991::/:/bin/sh\n")
     pi.write("/etc/group", "ggc_group:x:989:eve\nvideo:x:44:\nsudo:x:27:ggc_user\n")
