@@ -24,8 +24,15 @@ options:
     description:
       - C(probed) looks, and changes nothing.
       - C(begun) looks, notes which roles begin, and puts back what roles do not look at. That is modes, owners, targets
-        of links, drop-ins and masks of units, groups of users, flags of the kernel. What stands where nothing was is
-        moved to C(/var/lib/pi-fleet/set-aside).
+        of links, drop-ins and masks of units, groups, homes, shells and numbers of users, numbers and members of
+        groups, older packages, flags of the kernel. What stands where nothing was, or in the place of something else,
+        is moved to C(/var/lib/pi-fleet/set-aside), folders with all that is in them; only one that holds field data
+        stays. Nodes of other devices are removed.
+      - Services that may have been started with what differs owe a restart, and their roles run. That is the local
+        core, Lambdas and connectors for anything below C(/opt/pi-fleet) and C(/etc/pi-fleet), a package, a user or a
+        group, and any unit for a drop-in, or for another file in the place of its own. A change of a user's home or
+        number stops them first.
+      - What cannot be put back is warned of, each with what to do, and stays told; what is immutable fails.
       - C(recorded) records what the roles left behind.
       - C(released) lets other runs have the device, after one that failed.
     type: str
