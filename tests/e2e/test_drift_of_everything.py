@@ -16,7 +16,7 @@ from tests.e2e.conftest import Fleet
 
 # Returns the entries that it changed. Pictures are nobody's to change, and without host keys nobody could log in.
 CHANGE = """
-import json, os, subprocess
+import json, os, re, shutil, stat, subprocess
 from pathlib import Path
 record = json.loads(Path("/var/lib/pi-fleet/state.json").read_text())["content"]["roles"]
 entries = {entry: known for role in record.values() for entry, known in role["entries"].items()}
@@ -28,6 +28,8 @@ paths = {
     and (KIND in ("mode", "owner") or entry != "path /var/lib/pi-fleet/state.json")
 }
 units = [entry.removeprefix("unit ") for entry, known in entries.items() if known.get("start at boot") == "enabled"]
+def named(kind):
+    return {entry.removeprefix(f"{kind} "): known for entry, known in entries.items() if entry.startswith(f"{kind} ")}
 changed = []
 def of(kind):
     return sorted(path for path, known in paths.items() if known["type"] == kind)
@@ -60,6 +62,75 @@ elif KIND == "another":
         os.unlink(path)
         os.symlink("/dev/null", path)
         changed.append(f"path {path}")
+elif KIND == "folder":
+    for path in of("file") + of("link"):
+        os.unlink(path)
+        os.mkdir(path)
+        Path(path, "mine").write_text("somebody's")
+        changed.append(f"path {path}")
+elif KIND == "file for a node":
+    for path in of("character device"):
+        os.unlink(path)
+        Path(path).write_text("somebody's")
+        changed.append(f"path {path}")
+elif KIND == "another node":
+    for path in of("character device"):
+        os.unlink(path)
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+        changed.append(f"path {path}")
+elif KIND == "release":
+    for path in map(Path, of("link")):
+        if path.name == "current":
+            other = path.parent / "releases" / "0123456789abcdef"
+            shutil.copytree(path, other)
+            os.unlink(path)
+            os.symlink("releases/0123456789abcdef", path)
+            changed.append(f"path {path}")
+    for unit in units:
+        call("systemctl", "restart", unit)
+elif KIND == "packages":
+    names = [name for name, known in named("package").items() if known["state"] == "installed"]
+    call("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "remove", "--yes", *names)
+    changed += [f"package {name}" for name in names]
+elif KIND in ("home and shell", "number"):
+    # As with an editor: usermod refuses while they run anything.
+    for kind, file in (("user", "passwd"), ("group", "group")):
+        path = Path("/etc", file)
+        lines = [line.split(":") for line in path.read_text().splitlines()]
+        for fields in lines:
+            if fields[0] in named(kind) and KIND == "number":
+                fields[2] = str(int(fields[2]) + 30000)
+                changed.append(f"{kind} {fields[0]}")
+            elif fields[0] in named(kind) and kind == "user":
+                fields[5:] = ["/tmp", "/bin/bash"]
+                changed.append(f"user {fields[0]}")
+        path.write_text("".join(":".join(fields) + "\\n" for fields in lines))
+elif KIND == "members":
+    for name in named("user"):
+        call("gpasswd", "--add", name, "games")
+        changed.append(f"user {name}")
+    for name in named("group"):
+        call("gpasswd", "--add", "games", name)
+        changed.append(f"group {name}")
+    for unit in units:
+        call("systemctl", "restart", unit)
+elif KIND == "kernel and swap":
+    for path in map(Path, ("/boot/firmware/cmdline.txt", "/boot/cmdline.txt")):
+        if path.exists() and "kernel command line" in entries:
+            line, end, rest = path.read_text().partition("\\n")
+            path.write_text(f"{line} cgroup_disable=memory{end}{rest}")
+            changed.append("kernel command line")
+            break
+    for path in of("file"):
+        if path.startswith(("/etc/dphys-swapfile", "/etc/rpi/swap.conf.d/")):
+            text, count = re.subn(r"(SWAPSIZE|SizeMiB)=[0-9]+", r"\\1=77", Path(path).read_text())
+            Path(path).write_text(text)
+            changed += ["swap"] if count else []
+    # In a container they are the host's.
+    if subprocess.run(["systemd-detect-virt", "--container", "--quiet"]).returncode:
+        for name in named("sysctl"):
+            Path("/proc/sys", name.replace(".", "/")).write_text("0")
+            changed.append(f"sysctl {name}")
 elif KIND == "stopped":
     for unit in units:
         call("systemctl", "stop", unit)
@@ -68,19 +139,36 @@ elif KIND == "disabled":
     for unit in units:
         call("systemctl", "disable", unit)
         changed.append(f"unit {unit}")
-elif KIND == "masked":
+elif KIND in ("masked", "masked until a boot"):
     for unit in units:
+        # One whose file lies there cannot be masked.
         if not os.path.lexists(f"/etc/systemd/system/{unit}"):
-            call("systemctl", "mask", unit)
+            call("systemctl", "mask", *(["--runtime"] if KIND != "masked" else []), unit)
             changed.append(f"unit {unit}")
-elif KIND == "drop-in":
+elif KIND in ("drop-in", "drop-in until a boot", "drop-in for all of a kind"):
     for unit in units:
-        folder = Path(f"/etc/systemd/system/{unit}.d")
-        folder.mkdir(exist_ok=True)
+        # For all instances of a template, and else for all units of a type.
+        of_a_kind = re.sub("@.*[.]", "@.", unit) if "@" in unit else unit.rpartition(".")[2]
+        folder = Path(
+            "/run/systemd/system" if KIND == "drop-in until a boot" else "/etc/systemd/system",
+            f"{of_a_kind if KIND == 'drop-in for all of a kind' else unit}.d",
+        )
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "somebody.conf").write_text("[Unit]\\nDescription=another\\n")
         changed.append(f"unit {unit}")
     call("systemctl", "daemon-reload")
 print(json.dumps(changed))
+"""
+# When the processes of pi-fleet's services were started, after what the time is.
+STARTED = """
+import json, subprocess, time
+shown = ["systemctl", "show", "--property=Id,ActiveState,ExecMainStartTimestamp", "--timestamp=unix"]
+patterns = ["localcore.service", "lambda@*.service", "connector@*.service"]
+output = subprocess.run([*shown, *patterns], check=True, capture_output=True, text=True).stdout
+blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\\n\\n")]
+active = [block for block in blocks if block["ActiveState"] == "active"]
+started = {block["Id"]: int(block["ExecMainStartTimestamp"].lstrip("@")) for block in active}
+print(json.dumps([time.time(), started]))
 """
 # What is not managed: the system's own doings, the user's files, pictures, other packages and units.
 UNMANAGED = """
@@ -109,7 +197,10 @@ install = ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", "cow
 subprocess.run(install, check=True, capture_output=True)
 """
 UNCHANGED_RUNS = 50
-KINDS = ["mode", "owner", "byte", "gone", "link", "another", "stopped", "disabled", "masked", "drop-in"]
+# Whose change leaves something to processes that only a restart takes from them.
+RESTARTED = ["byte", "release", "packages", "members", "number", "drop-in for all of a kind"]
+KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node", "another node", "home and shell"]
+KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]
 
 
 def report(fleet: Fleet, folder: Path, host: str) -> tuple[int, dict[str, Any]]:
@@ -118,7 +209,7 @@ def report(fleet: Fleet, folder: Path, host: str) -> tuple[int, dict[str, Any]]:
     return run.code, found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + RESTARTED)
 def test_what_is_changed_is_told_and_made_as_it_was(fleet: Fleet, tmp_path: Path, kind: str) -> None:
     (host,) = fleet.hosts()
     code, before = report(fleet, tmp_path, host)
@@ -128,8 +219,13 @@ def test_what_is_changed_is_told_and_made_as_it_was(fleet: Fleet, tmp_path: Path
     code, found = report(fleet, tmp_path, host)
     assert code == 2
     assert changed - {each["entry"] for each in found["differences"]} == set()
+    began, _ = json.loads(fleet.root(host, STARTED))
     run = fleet.playbook("playbooks/site.yml")
     assert run.code == 0, run.output[-4000:]
+    if kind in RESTARTED:
+        _, started = json.loads(fleet.root(host, STARTED))
+        assert started
+        assert {unit: at for unit, at in started.items() if at < began} == {}
     code, healed = report(fleet, tmp_path, host)
     assert [each["told"] for each in healed["differences"]] == []
     assert code == 0
