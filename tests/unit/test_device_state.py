@@ -16,6 +16,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.edge.pi_fleet.plugins.module_utils import (
     device_state,
     state_observe,
@@ -26,6 +27,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import FIRMWARE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import ASIDE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import OWED
+from ansible_collections.edge.pi_fleet.plugins.modules import device_state as module
 
 INPUTS = {"camera": "a", "user": "b"}
 DECLARED: dict[str, dict[str, Any]] = {
@@ -826,6 +828,23 @@ def test_a_package_that_apt_does_not_bring_is_told_and_stays_told(pi: Pi, spoil:
     assert left.startswith(f"rsync is 3.1-1 and was 3.2-1, and {why}")
     device_state.record(pi.device, {"camera": "a"}, DECLARED)
     assert told(pi) == ["package rsync: version is 3.1-1, was 3.2-1"]
+
+
+def test_what_cannot_be_put_back_is_warned_of(
+    pi: Pi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pi.held = "rsync\n"
+    pi.write("/var/lib/dpkg/status", STATUS.format(version="3.1-1"))
+    warned: list[str] = []
+    monkeypatch.setattr(module.AnsibleModule, "warn", lambda _, sentence: warned.append(sentence))
+    monkeypatch.setattr(module, "Device", lambda run: pi.device)
+    run = {"machine": "office", "boot": "", "pid": 1, "started": "1", "who": "ada@office"}
+    with patch_module_args({"state": "begun", "fingerprints": INPUTS, "run": run}), pytest.raises(SystemExit):
+        module.main()
+    assert json.loads(capsys.readouterr().out)["restored"] == []
+    assert warned == [
+        "rsync is 3.1-1 and was 3.2-1, and is held: run 'sudo apt-mark unhold rsync' on the device, and run again."
+    ]
 
 
 # What runs, and what it reads.
