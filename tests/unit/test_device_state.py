@@ -16,6 +16,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.edge.pi_fleet.plugins.module_utils import (
     device_state,
@@ -634,6 +635,17 @@ def test_a_folder_that_holds_field_data_stays_where_it_is(tmp_path: Path, name: 
     assert pi.path("/home/ggc_user/raw_field_data").is_dir()
 
 
+def test_a_link_in_the_place_of_the_folder_of_field_data_is_set_aside(tmp_path: Path) -> None:
+    name, pi = "/home/ggc_user/raw_field_data", Pi(tmp_path)
+    pi.path(name).mkdir(parents=True)
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, {"user": {"paths": [name]}})
+    pi.path(name).rmdir()
+    pi.path(name).symlink_to("/mnt")
+    assert len(device_state.begin(pi.device, {"user": "b"}, everything=False).restored) == 1
+    assert not os.path.lexists(pi.path(name))
+
+
 def test_what_lies_behind_a_link_that_is_set_aside_is_not_touched(tmp_path: Path) -> None:
     pi, declared = Pi(tmp_path), {"user": {"paths": ["/etc/conf.d", "/etc/conf.d/one"]}}
     device_state.begin(pi.device, {"user": "b"}, everything=False)
@@ -755,9 +767,9 @@ def test_a_folder_that_is_made_as_a_whole_loses_its_mark_where_content_differs(
     )
 
 
-@pytest.mark.parametrize("spoilt", ["a", "mark", "link"])
+@pytest.mark.parametrize("spoilt", [["a"], ["mark"], ["link"], ["a", "mark"]])
 def test_a_folder_that_is_made_as_a_whole_is_so_whatever_is_in_the_place_of_anything(
-    tmp_path: Path, spoilt: str
+    tmp_path: Path, spoilt: list[str]
 ) -> None:
     pi = Pi(tmp_path)
     for name in ("mark", "a"):
@@ -766,11 +778,12 @@ def test_a_folder_that_is_made_as_a_whole_is_so_whatever_is_in_the_place_of_anyt
     declared = {"user": {"wholes": [{"path": "/opt/whole", "mark": "/opt/whole/mark"}]}}
     device_state.begin(pi.device, {"user": "b"}, everything=False)
     device_state.record(pi.device, {"user": "b"}, declared)
-    pi.path(f"/opt/whole/{spoilt}").unlink()
-    pi.path(f"/opt/whole/{spoilt}").mkdir()
+    for name in spoilt:
+        pi.path(f"/opt/whole/{name}").unlink()
+        pi.path(f"/opt/whole/{name}").mkdir()
     device_state.begin(pi.device, {"user": "b"}, everything=False)
-    assert not os.path.lexists(pi.path("/opt/whole/mark"))
-    assert not os.path.lexists(pi.path(f"/opt/whole/{spoilt}"))
+    for name in ("mark", *spoilt):
+        assert not os.path.lexists(pi.path(f"/opt/whole/{name}"))
 
 
 def test_a_folder_in_the_place_of_a_file_that_is_read_is_told(tmp_path: Path) -> None:
@@ -830,13 +843,24 @@ def test_a_package_that_apt_does_not_bring_is_told_and_stays_told(pi: Pi, spoil:
     assert told(pi) == ["package rsync: version is 3.1-1, was 3.2-1"]
 
 
+def test_what_two_roles_manage_is_put_back_once(pi: Pi) -> None:
+    shared = {"users": ["ggc_user"], "packages": ["rsync"]}
+    device_state.begin(pi.device, {"lambda": "c"}, everything=False)
+    device_state.record(pi.device, {"lambda": "c"}, {"lambda": shared})
+    pi.held = "rsync\n"
+    pi.write("/var/lib/dpkg/status", STATUS.format(version="3.1-1"))
+    pi.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/bin/bash\n")
+    begun = device_state.begin(pi.device, {**INPUTS, "lambda": "c"}, everything=False)
+    assert len([call for call in pi.calls if call[0] == "usermod"]) == len(begun.restored) == len(begun.left) == 1
+
+
 def test_what_cannot_be_put_back_is_warned_of(
     pi: Pi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pi.held = "rsync\n"
     pi.write("/var/lib/dpkg/status", STATUS.format(version="3.1-1"))
     warned: list[str] = []
-    monkeypatch.setattr(module.AnsibleModule, "warn", lambda _, sentence: warned.append(sentence))
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _, sentence: warned.append(sentence))
     monkeypatch.setattr(module, "Device", lambda run: pi.device)
     run = {"machine": "office", "boot": "", "pid": 1, "started": "1", "who": "ada@office"}
     with patch_module_args({"state": "begun", "fingerprints": INPUTS, "run": run}), pytest.raises(SystemExit):
