@@ -28,8 +28,12 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
             argument_spec={
-                "state": {"type": "str", "choices": ["probed", "begun", "recorded", "released"], "required": True},
-                "roles": {"type": "list", "elements": "str", "required": True},
+                "state": {
+                    "type": "str",
+                    "choices": ["probed", "begun", "recorded", "taken", "kept", "released"],
+                    "required": True,
+                },
+                "roles": {"type": "list", "elements": "str", "default": []},
                 "everything": {"type": "bool", "default": False},
                 "about": {"type": "bool", "default": False},
                 "thumbnail": {"type": "bool", "default": False},

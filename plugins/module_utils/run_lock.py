@@ -3,8 +3,8 @@
 
 A run that begins leaves a note on the device, and takes it away when it has ended. One that is killed leaves it there.
 Whoever asks from the same control node sees whether that run is still there. For others a note counts while the SSH
-connection is there by which the run came, and for a quarter of an hour at least: connections are closed when a device
-waits for others, and when it reboots.
+connection is there by which the run came last, and for a quarter of an hour at least: connections are closed when a
+device waits for others, and when it reboots, after which the run says that it goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
 
 PATH = "/var/lib/pi-fleet/run.json"
 LEASE = 15 * 60
-"""Seconds for which a note counts, whatever became of the connection."""
+"""Seconds for which a note counts since the run was seen last, whatever became of the connection."""
 PATIENCE = 60
 """Seconds to wait for what a killed run has started on the device, and that goes on there."""
 IDENTITY = ("machine", "boot", "pid", "started")
@@ -103,9 +103,16 @@ def take(device: Device, run: Run, ended: Run | None = None) -> Run | None:
     with _alone(device):
         other = holder(device, run, ended)
         if other is None:
-            note = {**run, "since": utc(), "by": _connection(device)}
-            write_text(device.path(PATH), json.dumps(note) + "\n", mode=0o600)
+            _write(device, run, since=utc())
         return other
+
+
+def keep(device: Device, run: Run) -> None:
+    """Have the device go on being a run's, if it was this one's, by the connection that there is now."""
+    with _alone(device):
+        found = _note(device)
+        if found is not None and _same(found, run):
+            _write(device, run, found["since"])
 
 
 def release(device: Device, run: Run) -> None:
@@ -131,7 +138,7 @@ def holder(device: Device, run: Run, ended: Run | None = None) -> Run | None:
     if found["machine"] == run["machine"]:
         # Whoever asks knows better: see has_ended.
         return found
-    lately = abs(time.time() - from_utc(found["since"])) < LEASE
+    lately = abs(time.time() - from_utc(found["seen"])) < LEASE
     by = found["by"]
     return found if lately or (by and is_alive(by[0], by[1], device.root)) else None
 
@@ -148,10 +155,16 @@ def sentence(other: Run) -> str:
 def _note(device: Device) -> Run | None:
     try:
         found = json.loads(read_text(device.path(PATH)) or "null")
-        from_utc(found["since"])
-        return {key: found[key] for key in (*IDENTITY, "who", "since", "by")}
-    except (ValueError, KeyError, TypeError):
+        found.setdefault("seen", found["since"])
+        from_utc(found["seen"])
+        return {key: found[key] for key in (*IDENTITY, "who", "since", "seen", "by")}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _write(device: Device, run: Run, since: str) -> None:
+    note = {**run, "since": since, "seen": utc(), "by": _connection(device)}
+    write_text(device.path(PATH), json.dumps(note) + "\n", mode=0o600)
 
 
 def _same(one: Run, other: Run) -> bool:

@@ -16,9 +16,9 @@ description:
     its inputs are other ones (its code, templates, files, options, and the files of the control node that these name),
     or if something that it manages is not as it was recorded. Where the record is missing or damaged, all have.
   - A package that is newer than it was recorded is as it should be.
-  - From C(begun) to C(recorded) or C(released) the device is the run's that asked. Another one is refused in one
-    sentence; a run that was killed does not count on its own control node, and on others for a quarter of an hour or
-    more.
+  - From C(begun) or C(taken) to C(recorded) or C(released) the device is the run's that asked. Another one is refused
+    in one sentence; a run that was killed does not count on its own control node, and on others for a quarter of an
+    hour or more.
 options:
   state:
     description:
@@ -34,9 +34,11 @@ options:
         number stops them first.
       - What cannot be put back is warned of, each with what to do, and stays told; what is immutable fails.
       - C(recorded) records what the roles left behind.
+      - C(taken) has the device be the run's that asks, for what changes it and is no role of site.yml.
+      - C(kept) has it go on being that run's after a reboot; nothing where it was not.
       - C(released) lets other runs have the device, after one that failed.
     type: str
-    choices: [probed, begun, recorded, released]
+    choices: [probed, begun, recorded, taken, kept, released]
     required: true
   roles:
     description: The roles, in the order in which they run.
@@ -135,7 +137,11 @@ def main() -> None:
     begun = time.monotonic()
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["probed", "begun", "recorded", "released"], "required": True},
+            "state": {
+                "type": "str",
+                "choices": ["probed", "begun", "recorded", "taken", "kept", "released"],
+                "required": True,
+            },
             "everything": {"type": "bool", "default": False},
             "about": {"type": "bool", "default": False},
             "thumbnail": {"type": "bool", "default": False},
@@ -152,18 +158,19 @@ def main() -> None:
     given = module.params
     try:
         writes = given["state"] != "probed" and not module.check_mode
-        ask = run_lock.take if writes and given["state"] == "begun" else run_lock.holder
+        ask = run_lock.take if writes and given["state"] in ("begun", "taken") else run_lock.holder
         other = ask(device, given["run"], given["ended"])
         if other is not None and writes and given["state"] != "released":
             module.fail_json(msg=run_lock.sentence(other), held=other)
-        if given["state"] == "released":
-            result: dict[str, Any] = {}
+        result: dict[str, Any] = {}
+        if given["state"] == "kept" and writes:
+            run_lock.keep(device, given["run"])
         elif given["state"] == "recorded":
             differences = [] if module.check_mode else record(device, given["fingerprints"], given["declared"])
             for each in differences:
                 module.warn(f"{each}; no role mends it. Undo it on the device, or accept it by -e full=true.")
             result = {"differences": [asdict(each) for each in differences]}
-        else:
+        elif given["state"] in ("probed", "begun"):
             fingerprints, everything = given["fingerprints"], given["everything"]
             if given["state"] == "begun":
                 begun_with = begin(device, fingerprints, everything, dry=module.check_mode)
@@ -185,7 +192,7 @@ def main() -> None:
             }
             if given["about"]:
                 result["about"] = about(device, given["thumbnail"])
-        if writes and not result.get("run"):
+        if writes and given["state"] not in ("taken", "kept") and not result.get("run"):
             run_lock.release(device, given["run"])
     except (DeviceError, OSError) as error:
         module.fail_json(msg=str(error))

@@ -25,6 +25,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import En
 
 from tests.e2e.conftest import PROJECT, Run, kill_all
 from tests.e2e.test_collect import DEVICE, MAKE, flat, row
+from tests.e2e.test_device_state import FREE, HELD
 from tests.e2e.test_first_boot import BLANK, CMDLINE, FLEET, SEEDED, Site, switch_on_again
 
 SEED = 20261126
@@ -155,6 +156,12 @@ def test_300_of_300_pictures_survive(farm: Farm) -> None:
     early = farm.fleet.playbook(REIMAGE, *step("after"))
     assert early.code != 0
     assert "Nothing is known of the card that" in flat(early)
+
+    farm.python("pi-trixie", HELD)
+    held = farm.fleet.playbook(REIMAGE, *step("before"), "--limit", "pi-trixie")
+    assert held.code != 0
+    assert "ada@elsewhere (process 1 there) provisions it since" in flat(held)
+    farm.python("pi-trixie", FREE)
 
     chance = random.Random(SEED)
     for number in range(KILLS):

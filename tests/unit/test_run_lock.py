@@ -47,7 +47,7 @@ class Pi:
     def pass_time(self, seconds: float) -> None:
         path = self.root / run_lock.PATH.lstrip("/")
         note = json.loads(path.read_text())
-        path.write_text(json.dumps({**note, "since": utc(time.time() - seconds)}))
+        path.write_text(json.dumps({**note, **dict.fromkeys(("since", "seen"), utc(time.time() - seconds))}))
 
 
 @pytest.fixture
@@ -92,6 +92,33 @@ def test_a_run_of_elsewhere_counts_as_long_as_its_connection_and_a_quarter_of_an
     assert run_lock.holder(pi.device, BOB) is None
     pi.pass_time(run_lock.LEASE + 60)
     assert run_lock.take(pi.device, BOB) is None
+
+
+def test_a_run_that_has_rebooted_the_device_goes_on_by_the_connection_that_there_is_then(pi: Pi) -> None:
+    run_lock.take(pi.device, ADA)
+    pi.pass_time(1200)
+    before = run_lock.holder(pi.device, BOB)
+    assert before is not None
+    pi.end(CONNECTION)
+    assert run_lock.holder(pi.device, BOB) is None
+    run_lock.keep(pi.device, BOB)
+    assert run_lock.holder(pi.device, BOB) is None
+    pi.start(4712, "sudo", CONNECTION + 1)
+    pi.start(CONNECTION + 1, "sshd-session", 1)
+    run_lock.keep(pi.device, ADA)
+    found = run_lock.holder(pi.device, BOB)
+    assert found is not None
+    # It is no younger for that.
+    assert found["since"] == before["since"] < found["seen"]
+    pi.pass_time(1200)
+    assert run_lock.holder(pi.device, BOB) is not None
+    pi.end(CONNECTION + 1)
+    assert run_lock.holder(pi.device, BOB) is None
+
+
+def test_nobodys_device_stays_nobodys(pi: Pi) -> None:
+    run_lock.keep(pi.device, ADA)
+    assert run_lock.holder(pi.device, BOB) is None
 
 
 def test_a_run_of_the_same_control_node_counts_until_it_is_known_to_have_ended(pi: Pi) -> None:
