@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import read_text, utc, write_text
-from ansible_collections.edge.pi_fleet.plugins.module_utils.drift_page import page
+from ansible_collections.edge.pi_fleet.plugins.module_utils.drift_page import drift_state, page
 
 PAGE = "index.html"
 LENGTH = 100
@@ -71,7 +71,7 @@ def report(host: str, probe: Mapping[str, Any], asked_at: str, before: Mapping[s
     picture = {name: value for name, value in about.get("picture", {}).items() if name != "thumbnail"}
     return {
         "host": host,
-        "state": "silent" if "checked" not in probe else "drifted" if probe["run"] else "converged",
+        "state": drift_state(probe),
         "asked_at": asked_at,
         "recorded_at": probe.get("recorded_at", ""),
         "checked": probe.get("checked", 0),

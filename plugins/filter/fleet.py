@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.drift_page import difference, other_reasons
+from ansible_collections.edge.pi_fleet.plugins.module_utils.drift_page import difference, drift_state, other_reasons
 
 
 def virtual_pi_instances(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -74,14 +74,17 @@ def collect_table(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]
 
 def drift_lines(probe: Mapping[str, Any]) -> list[str]:
     """Return the lines that role drift shows of a device: see DOCUMENTATION beside this file."""
-    differences = probe.get("differences", [])
-    if not probe["run"]:
+    differences, state = probe.get("differences", []), drift_state(probe)
+    if state == "held":
+        return [str(probe["held"])]
+    if state == "converged":
         return [f"of {probe['checked']} things, recorded {probe['recorded_at']}, none differs"]
     lines = [f"{role}: {reason}" for role, reason in other_reasons(probe["run"], differences)]
     lines += [f"{each['role']}: {difference(each)}" for each in differences]
     if not probe.get("recorded_at"):
         return ["it could not be asked or was never recorded:", *lines]
-    return [f"of {probe['checked']} things, recorded {probe['recorded_at']}, these differ:", *lines]
+    found = "these differ:" if state == "drifted" else "none differs, and roles have something to do:"
+    return [f"of {probe['checked']} things, recorded {probe['recorded_at']}, {found}", *lines]
 
 
 class FilterModule:
@@ -93,6 +96,7 @@ class FilterModule:
             "answers_table": answers_table,
             "collect_table": collect_table,
             "drift_lines": drift_lines,
+            "drift_state": drift_state,
             "virtual_pi_instances": virtual_pi_instances,
             "wifi_psk": wifi_psk,
         }

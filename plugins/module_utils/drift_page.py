@@ -50,7 +50,13 @@ polyline {{ fill: none; stroke: currentColor; stroke-width: 1.5 }}
 </main>
 </html>
 """
-WORDS = {"converged": "✓ as it was made", "drifted": "✗ drifted", "silent": "? did not answer"}
+WORDS = {
+    "converged": "✓ as it was made",
+    "drifted": "✗ drifted",
+    "due": "→ to be provisioned",
+    "held": "… being provisioned",
+    "silent": "? did not answer",
+}
 WIDTH, HEIGHT = 120, 24
 """Pixels of a sparkline."""
 
@@ -58,7 +64,7 @@ WIDTH, HEIGHT = 120, 24
 def page(asked_at: str, reports: Sequence[Mapping[str, Any]]) -> str:
     """Return the page about devices: those that need somebody first, then by name."""
     title = f"Drift of {len(reports)} device{'' if len(reports) == 1 else 's'}"
-    order = ["drifted", "silent", "converged"]
+    order = ["drifted", "silent", "due", "held", "converged"]
     shown = sorted(reports, key=lambda report: (order.index(report["state"]), report["host"]))
     counts = [(sum(report["state"] == state for report in shown), word) for state, word in WORDS.items()]
     return HEAD + PAGE.format(
@@ -67,6 +73,18 @@ def page(asked_at: str, reports: Sequence[Mapping[str, Any]]) -> str:
         rows="\n".join(map(_row, shown)),
         articles="\n".join(map(_article, shown)),
     )
+
+
+def drift_state(probe: Mapping[str, Any]) -> str:
+    """Return what a probe says of a device; WORDS has the states."""
+    if "checked" not in probe:
+        return "silent"
+    if probe.get("held"):
+        # What differs meanwhile is that run's work.
+        return "held"
+    if probe["differences"]:
+        return "drifted"
+    return "due" if probe["run"] else "converged"
 
 
 def other_reasons(run: Mapping[str, str], differences: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:

@@ -104,6 +104,9 @@ def test_a_device_that_another_run_has_begun_with_is_left_to_it(fleet: Fleet) ->
     assert all(run.changed[host] > 0 for host in others)
     # Who only looks disturbs nobody.
     assert fleet.playbook("playbooks/site.yml", "--check", "--limit", held).code == 0
+    asked = fleet.playbook("playbooks/drift.yml", "--limit", held, *given)
+    assert asked.code == 0, asked.output[-4000:]
+    assert "provisions it since" in unwrapped(asked.output)
     fleet.root(held, FREE)
     again = fleet.playbook("playbooks/site.yml", *given)
     assert again.code == 0, again.output[-4000:]

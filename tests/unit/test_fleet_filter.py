@@ -13,6 +13,7 @@ from ansible_collections.edge.pi_fleet.plugins.filter.fleet import (
     virtual_pi_instances,
     wifi_psk,
 )
+from ansible_collections.edge.pi_fleet.plugins.module_utils.drift_page import drift_state
 
 
 def test_instances_in_the_order_of_the_names_with_what_is_said_of_them() -> None:
@@ -102,6 +103,25 @@ def test_what_differs_has_a_line_each_beside_other_reasons() -> None:
     ]
 
 
+def test_what_is_wanted_otherwise_now_is_no_drift() -> None:
+    known = {"differences": [], "checked": 12, "recorded_at": "2026-11-26T15:40:00Z"}
+    probe = {**known, "run": {"camera": "its inputs are other ones"}}
+    assert drift_state(probe) == "due"
+    assert drift_lines(probe) == [
+        "of 12 things, recorded 2026-11-26T15:40:00Z, none differs, and roles have something to do:",
+        "camera: its inputs are other ones",
+    ]
+    assert drift_state({**probe, "differences": [{"role": "camera"}]}) == "drifted"
+    assert drift_state({**known, "run": {}}) == "converged"
+    assert drift_state({"run": {"camera": "it could not be asked"}}) == "silent"
+
+
+def test_what_differs_while_another_run_provisions_it_is_that_runs_work() -> None:
+    probe = {"run": {"camera": "?"}, "differences": [{}], "checked": 12, "held": "ada provisions it", "recorded_at": ""}
+    assert drift_state(probe) == "held"
+    assert drift_lines(probe) == ["ada provisions it"]
+
+
 def test_a_device_that_could_not_be_asked_says_why() -> None:
     assert drift_lines({"run": {"swap": "it could not be asked: no route to host"}}) == [
         "it could not be asked or was never recorded:",
@@ -110,7 +130,7 @@ def test_a_device_that_could_not_be_asked_says_why() -> None:
 
 
 def test_ansible_finds_the_filters() -> None:
-    filters = [answers_table, collect_table, drift_lines, virtual_pi_instances, wifi_psk]
+    filters = [answers_table, collect_table, drift_lines, drift_state, virtual_pi_instances, wifi_psk]
     assert FilterModule().filters() == {function.__name__: function for function in filters}
 
 
