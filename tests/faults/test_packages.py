@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -51,27 +52,48 @@ def test_dpkg_was_interrupted(pi: Pi) -> None:
     pi.sh('test -z "$(ls /var/lib/dpkg/updates)"')
 
 
-@pytest.fixture(params=["404", "200"], ids=["404", "garbage"])
-def mirror(request: pytest.FixtureRequest, pi: Pi) -> Iterator[str]:
-    """Have apt ask a mirror that answers so."""
-    pi.root(f"Path('/run/mirror.py').write_text({MIRROR!r})")
+@contextmanager
+def asking(pi: Pi, source: str, server: str) -> Iterator[None]:
+    """Have apt ask a server on the device for a package that is missing, and then what it asked before."""
     pi.sh(
         f"dpkg --purge {PACKAGE}",
-        f"systemd-run --quiet --collect --unit=mirror python3 /run/mirror.py {request.param}",
+        f"systemd-run --quiet --collect --unit=mirror {server}",
         "mkdir /run/sources",
         "mv /etc/apt/sources.list* /run/sources",
-        "echo 'deb http://127.0.0.1:8099/debian trixie main' >/etc/apt/sources.list",
+        f"echo 'deb {source}' >/etc/apt/sources.list",
         "rm -rf /var/lib/apt/lists/*",
         "apt-get clean",
     )
-    yield request.param
-    pi.sh("systemctl stop mirror", "rm /etc/apt/sources.list", "mv /run/sources/* /etc/apt", "rm -r /run/sources")
+    try:
+        yield
+    finally:
+        pi.sh("systemctl stop mirror", "rm /etc/apt/sources.list", "mv /run/sources/* /etc/apt", "rm -r /run/sources")
     pi.heals()
 
 
-def test_the_mirror_is_of_no_use(pi: Pi, mirror: str) -> None:
+@pytest.mark.parametrize("answer", ["404", "200"], ids=["404", "garbage"])
+def test_the_mirror_is_of_no_use(pi: Pi, answer: str) -> None:
     """The mirror that the device's apt asks answers with what is no archive.
 
     The run fails, and names the mirror; with one that works, the next run heals.
     """
-    pi.refuses("http://127.0.0.1:8099/debian")
+    pi.root(f"Path('/run/mirror.py').write_text({MIRROR!r})")
+    with asking(pi, "http://127.0.0.1:8099/debian trixie main", f"python3 /run/mirror.py {answer}"):
+        pi.refuses("http://127.0.0.1:8099/debian")
+
+
+def test_a_package_has_other_bytes(pi: Pi) -> None:
+    """The mirror sends a package with a byte that is another one than its index says.
+
+    apt refuses it by its hash, the run fails and names the package; with a mirror that works, the next run heals.
+    """
+    pi.sh(
+        "apt-get -qq update",
+        "rm -rf /run/mirror && mkdir /run/mirror && cd /run/mirror",
+        f"apt-get -qq download {PACKAGE}",
+        f'apt-cache show {PACKAGE} | sed "s|^Filename: .*|Filename: ./$(ls)|" >/run/Packages',
+        "printf X | dd of=$(ls) bs=1 seek=5000 conv=notrunc status=none",
+        "mv /run/Packages .",
+    )
+    with asking(pi, "[trusted=yes] http://127.0.0.1:8099/ ./", "python3 -m http.server --directory /run/mirror 8099"):
+        pi.refuses(PACKAGE, "Hash Sum mismatch")
