@@ -48,6 +48,11 @@ elif KIND == "byte":
         with open(path, "ab") as stream:
             stream.write(b"# somebody was here\\n")
         changed.append(f"path {path}")
+elif KIND == "token":
+    # As whole as the one that was made.
+    path = Path("/etc/pi-fleet/private/localcore.json")
+    path.write_text(path.read_text().translate(str.maketrans("0123456789", "1234567890")))
+    changed.append(f"path {path}")
 elif KIND == "gone":
     for path in of("file") + of("link"):
         os.unlink(path)
@@ -198,7 +203,7 @@ subprocess.run(install, check=True, capture_output=True)
 """
 UNCHANGED_RUNS = 50
 # Whose change leaves something to processes that only a restart takes from them.
-RESTARTED = ["byte", "release", "packages", "members", "number", "drop-in for all of a kind"]
+RESTARTED = ["byte", "token", "release", "packages", "members", "number", "drop-in for all of a kind"]
 KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node", "another node", "home and shell"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]
 
