@@ -125,7 +125,7 @@ document["content"]["roles"][ROLE]["inputs"] = ""
 document["sha256"] = hashlib.sha256(json.dumps(document["content"], sort_keys=True).encode()).hexdigest()
 path.write_text(json.dumps(document))
 """
-# Those that take tasks and results of others, one of them alone; all of them where there is time.
+# All of them where there is time.
 ALONE = os.environ.get("E2E_ALONE", "classifier_lambda").split(",")
 
 
