@@ -125,7 +125,6 @@ document["content"]["roles"][ROLE]["inputs"] = ""
 document["sha256"] = hashlib.sha256(json.dumps(document["content"], sort_keys=True).encode()).hexdigest()
 path.write_text(json.dumps(document))
 """
-# All of them where there is time.
 ALONE = os.environ.get("E2E_ALONE", "classifier_lambda").split(",")
 
 
