@@ -49,7 +49,7 @@ BEGUN := $(shell date +%s)
 .PHONY: test-full
 test-full: test ## the gate, and what takes hours: whole lives of fleets, drift of everything, killed runs, mutants
 	@$(MAKE) reference
-	@tools/tests.sh vm armhf_vm faults load drift firstboot offline pull reimage rollout secrets
+	@tools/tests.sh vm armhf_vm faults load drift firstboot collect offline pull reimage rollout secrets
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
 	@$(MAKE) mutants
 

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.." || exit
 export NO_COLOR=1 ANSIBLE_NOCOLOR=1
 log=.cache/tests
 # Whole lives that take longer than the gate has: `make test-full` runs them.
-full_only='armhf_vm|drift|faults|firstboot|load|offline|pull|reimage|rollout|secrets|vm'
+full_only='armhf_vm|collect|drift|faults|firstboot|load|offline|pull|reimage|rollout|secrets|vm'
 mkdir -p "$log"
 
 # One test, its words kept in its log; the last of them where they count something.
