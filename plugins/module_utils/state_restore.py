@@ -87,11 +87,15 @@ class Restorer:
         """
         units = [entry.removeprefix("unit ") for entry, known in recorded.items() if known.get("loaded") == "loaded"]
         self._ours = sorted(unit for unit in units if any(fnmatchcase(unit, pattern) for pattern in OURS))
-        for name, entries in differing.items():
-            for entry in entries:
-                for unit in units:
-                    if runs(unit, entry, recorded.get(entry, {}), found[name].get(entry, {})) and not self._dry:
-                        write_text(self._device.path(f"{OWED}/{unit}"), "")
+        owing = {
+            unit
+            for name, entries in differing.items()
+            for entry in entries
+            for unit in units
+            if runs(unit, entry, recorded.get(entry, {}), found[name].get(entry, {}))
+        }
+        for unit in () if self._dry else owing:
+            write_text(self._device.path(f"{OWED}/{unit}"), "")
 
     def _do(self, sentence: str, action: Callable[..., object], *arguments: object) -> None:
         if sentence in self.done:
