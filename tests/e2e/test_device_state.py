@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
-
-import pytest
 
 from tests.e2e.conftest import Fleet, unwrapped
 
@@ -113,31 +110,6 @@ def test_a_device_that_another_run_has_begun_with_is_left_to_it(fleet: Fleet) ->
     # It is nobody's when a run has ended.
     assert "gone" in fleet.root(held, "import os; print(os.path.exists('/var/lib/pi-fleet/run.json') or 'gone')")
     assert fleet.playbook("playbooks/site.yml").code == 0
-
-
-# Has one role's inputs be other ones, as far as the record says.
-OTHER_INPUTS = """
-import hashlib, json
-from pathlib import Path
-path = Path("/var/lib/pi-fleet/state.json")
-document = json.loads(path.read_text())
-document["content"]["roles"][ROLE]["inputs"] = ""
-document["sha256"] = hashlib.sha256(json.dumps(document["content"], sort_keys=True).encode()).hexdigest()
-path.write_text(json.dumps(document))
-"""
-ALONE = os.environ.get("E2E_ALONE", "classifier_lambda").split(",")
-
-
-@pytest.mark.parametrize("role", ALONE)
-def test_a_role_runs_alone(fleet: Fleet, role: str) -> None:
-    hosts = fleet.hosts()
-    for host in hosts:
-        fleet.root(host, f"ROLE = {role!r}\n{OTHER_INPUTS}")
-    run = fleet.playbook("playbooks/site.yml")
-    assert run.code == 0, run.output[-4000:]
-    assert run.changed == dict.fromkeys(hosts, 0)
-    assert re.findall(r"^ +(\w+): its inputs are other ones$", run.output, re.MULTILINE) == [role] * len(hosts)
-    assert fleet.playbook("playbooks/drift.yml").code == 0
 
 
 def test_the_former_swap_comes_back_also_where_the_role_is_named(fleet: Fleet) -> None:
