@@ -154,8 +154,7 @@ def virtual_pis(releases: list[str], folder: Path, name: str) -> Iterator[Fleet]
 def unkilled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Unkilled]:
     """What a run that nobody kills makes, by device; a dry run and verify.yml before it change nothing."""
     found = {}
-    releases = sorted({release for _, release, _ in chosen_and_random()})
-    for fleet in virtual_pis(releases, tmp_path_factory.mktemp("unkilled"), "unkilled"):
+    for fleet in virtual_pis(["bookworm", "trixie"], tmp_path_factory.mktemp("unkilled"), "unkilled"):
         virgin = {host: fleet.manifest(host) for host in fleet.hosts()}
         dry = fleet.playbook("playbooks/site.yml", "--check")
         assert dry.code == 0, dry.output[-4000:]
