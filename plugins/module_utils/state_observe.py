@@ -38,7 +38,7 @@ KINDS = {
     "paths": "files, folders, links and devices, each alone; patterns too",
     "changing": "files whose content is not recorded, since pi-fleet itself changes it; their modes and owners are",
     "trees": "folders with all that is in them",
-    "wholes": "folders that their role makes as a whole: each a path, and the mark without which the role does so",
+    "wholes": "what its role makes as a whole, mostly a folder: a path, and the mark without which the role does so",
     "seen": "files of others that a role judges, and leaves as they are; patterns too, without what is in paths",
     "packages": "Debian packages",
     "units": "systemd units; patterns too, of files below /etc/systemd/system",

@@ -137,6 +137,18 @@ def report(host: str, probe: dict[str, Any], **before: Any) -> dict[str, Any]:
     return {**drift_report.report(host, probe, "2026-11-26T18:00:00Z", before), "about": probe.get("about", {})}
 
 
+def test_what_is_wanted_otherwise_and_what_another_run_provisions_have_words_of_their_own() -> None:
+    due = {**CONVERGED, "run": {"camera": "its inputs are other ones"}}
+    held = {**DRIFTED, "held": "ada@office provisions it"}
+    shown = page("2026-11-26T18:00:00Z", [report("attic", held), report("bar", CONVERGED), report("roof", due)])
+    assert re.findall(r'<article class="(\w+)" id="(\w+)"', shown) == [
+        ("due", "roof"),
+        ("held", "attic"),
+        ("converged", "bar"),
+    ]
+    assert "1 as it was made, 1 to be provisioned, 1 being provisioned." in shown
+
+
 def test_who_needs_somebody_is_first_on_the_page() -> None:
     shown = page("2026-11-26T18:00:00Z", [report("attic", CONVERGED), report("cellar", {}), report("roof", DRIFTED)])
     assert re.findall(r'<article class="(\w+)" id="(\w+)"', shown) == [
