@@ -123,7 +123,9 @@ def check_import(device: Device, wanted: Mapping[str, Any]) -> Found:
     statement = f"import {', '.join(wanted['modules'])}"
     paths = wanted.get("path", [])
     setup = f"import sys; sys.path[:0] = {paths!r}; " if paths else ""
-    argv = ["runuser", "-u", wanted["user"], "--", wanted["python"], "-c", setup + statement]
+    before = f"{wanted['before']}; " if "before" in wanted else ""
+    # Without -P a numpy.py where the run happens to stand would be found first.
+    argv = ["runuser", "-u", wanted["user"], "--", wanted["python"], "-P", "-c", setup + before + statement]
     code, _, errors = device.run(argv)
     text = f"{', '.join(wanted['modules'])} by {wanted['user']}"
     return code == 0, text if code == 0 else last_line(errors), text

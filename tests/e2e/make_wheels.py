@@ -1,5 +1,7 @@
 """Make two small wheels named mxnet: an honest one, and one tagged for any machine that holds a MIPS binary.
 
+They import what MXNet 1.9.1 imports, and ask numpy for the name that it asks for.
+
 Prints JSON: for `honest` and `foreign` the path and the sha256.
 """
 
@@ -18,7 +20,7 @@ def make(folder: Path, version: str, extra: dict[str, bytes]) -> dict[str, str]:
     """Write a wheel that pip installs."""
     info = f"mxnet-{version}.dist-info"
     files = {
-        "mxnet/__init__.py": f'__version__ = "{version}"\n'.encode(),
+        "mxnet/__init__.py": f'import numpy\nimport requests\nnumpy.bool\n__version__ = "{version}"\n'.encode(),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: mxnet\nVersion: {version}\n".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         **extra,

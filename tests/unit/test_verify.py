@@ -222,11 +222,11 @@ def test_an_import_is_tried_as_the_user(tmp_path: Path) -> None:
 
     wanted = {"user": "ggc_user", "python": "/opt/venv/bin/python", "modules": ["cv2", "numpy"]}
     assert check_import(Device(run, tmp_path), wanted) == (True, "cv2, numpy by ggc_user", "cv2, numpy by ggc_user")
-    check_import(Device(run, tmp_path), {**wanted, "path": ["/opt/it's"]})
-    start = ["runuser", "-u", "ggc_user", "--", "/opt/venv/bin/python", "-c"]
+    check_import(Device(run, tmp_path), {**wanted, "path": ["/opt/it's"], "before": "import sys"})
+    start = ["runuser", "-u", "ggc_user", "--", "/opt/venv/bin/python", "-P", "-c"]
     assert calls == [
         [*start, "import cv2, numpy"],
-        [*start, 'import sys; sys.path[:0] = ["/opt/it\'s"]; import cv2, numpy'],
+        [*start, 'import sys; sys.path[:0] = ["/opt/it\'s"]; import sys; import cv2, numpy'],
     ]
 
 
