@@ -347,6 +347,9 @@ print(json.dumps([Client().ask("/article/request", b"{}"), units]))
             assert answer["message"]["message"].startswith("Classified image as ")
             # The group is the whole group: ours is not in it.
             assert (units[0], units[1] in ("active", "activating")) == ("active", False)
+        given = {"local_core_group_definition": str(path), "verify_roles": ["classifier_lambda"]}
+        run = fleet.playbook("playbooks/verify.yml", "--extra-vars", json.dumps(given))
+        assert run.code == 0, run.output[-4000:]
     finally:
         run = fleet.playbook(*site)
     assert run.code == 0, run.output[-4000:]

@@ -188,6 +188,8 @@ def test_all_is_there_again_after_a_reboot(fleet: Fleet) -> None:
     )
     assert node
     assert str(SWAP) in swaps
+    drift = fleet.playbook("playbooks/drift.yml")
+    assert drift.code == 0, drift.output[-4000:]
     eats_too_much(fleet)
 
 
