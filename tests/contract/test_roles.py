@@ -124,7 +124,7 @@ def taken_by(role: str) -> set[str]:
 def test_what_a_role_tells_of_itself_is_one_fact_and_nothing_is_done(path: Path) -> None:
     role = path.parents[1].name
     *before, fact = read_yaml(str(path))
-    # What a fact is composed from may have to be asked for first, as at the start of the role, or of the one that composes groups.
+    # What a fact is composed from may have to be asked for first, as at the start of the role or in a group.
     composed = {"name": "edge.pi_fleet.local_core", "tasks_from": "validate"}
     asked = [task.get("ansible.builtin.import_tasks", task.get("ansible.builtin.include_role")) for task in before]
     assert asked in ([], ["validate.yml"], [composed])
