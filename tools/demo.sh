@@ -72,7 +72,7 @@ What was proven $checks checks, all right: .cache/verify/$host.json
 What is watched .cache/drift/index.html, a page to look at in a browser: nothing changed since
 What waits      swap and kernel flags: a container's kernel is its host's; a real Pi activates them
 
-What to do next   (after: . .venv/bin/activate)
+What to do next   (after: . .venv/bin/activate${ARCH:+; export ARCH=$ARCH})
   ask it again      ansible-playbook playbooks/classify.yml --limit $host
   look around       ssh -F .cache/virtual-fleet/ssh_config $host
   run it again      ansible-playbook playbooks/site.yml --limit $host        (it changes nothing)
