@@ -167,10 +167,9 @@ class Engine:
         return [f"--ulimit=nofile={limit}", f"--ulimit=nproc={limit}"]
 
     def create_arguments(self, instance: Instance, port: int) -> list[str]:
-        """Arguments of `create` for one virtual Pi, its sshd published on loopback only."""
+        """Arguments of `create` for one virtual Pi, but for its name; its sshd is published on loopback only."""
         arguments = [
             *self.limits(),
-            f"--name={instance.container}",
             f"--hostname={instance.name}",
             f"--label={LABEL}={instance.fleet}",
             f"--label={LABEL}.image={instance.image}",
@@ -385,17 +384,19 @@ def free_port() -> int:
 def create(engine: Engine, instance: Instance, password: str, public_key: str) -> None:
     """Make a virtual Pi, with the seed that its first boot reads: a password and an SSH key for its first user.
 
-    Where it is given files of its own, they are its seed.
+    Where it is given files of its own, they are its seed. It gets its name last, since nobody could enter it without:
+    what a killed run leaves has none that the fleet wants, and the next run removes it.
     """
-    engine.call("create", *engine.create_arguments(instance, free_port()))
+    made = f"{instance.container}_new"
+    engine.call("create", f"--name={made}", *engine.create_arguments(instance, free_port()))
     for source, destination in instance.files:
-        engine.call("cp", f"{source}/.", f"{instance.container}:{destination}")
-    if instance.files:
-        return
-    with tempfile.NamedTemporaryFile("w", prefix="pi-fleet-seed-") as seed:
-        seed.write(f"{USER}:{password}\n{public_key}\n")
-        seed.flush()
-        engine.call("cp", seed.name, f"{instance.container}:/boot/firmware/virtual-pi-seed")
+        engine.call("cp", f"{source}/.", f"{made}:{destination}")
+    if not instance.files:
+        with tempfile.NamedTemporaryFile("w", prefix="pi-fleet-seed-") as seed:
+            seed.write(f"{USER}:{password}\n{public_key}\n")
+            seed.flush()
+            engine.call("cp", seed.name, f"{made}:/boot/firmware/virtual-pi-seed")
+    engine.call("rename", made, instance.container)
 
 
 def wait_until_booted(
@@ -404,8 +405,11 @@ def wait_until_booted(
     private_key: Path,
     limit: float,
     find: Callable[[], Connection] | None = None,
+    degraded: bool = False,
 ) -> Connection:
     """Wait until systemd says over SSH that all is up, or say what is wrong; `find` says where, if it is no container.
+
+    `degraded` is for what ran before: units that failed there are their owner's.
 
     Nothing is executed in the container through the engine: on hosts with the hybrid cgroup layout, systemd in one
     container may remove the directory through which the engine enters another.
@@ -421,7 +425,7 @@ def wait_until_booted(
             state = str(error)
             time.sleep(0.5)
             continue
-        if state == "running":
+        if state == "running" or (degraded and state == "degraded"):
             return found
         if state == "degraded":
             failed = engine.run([*ssh(found, private_key), "systemctl --failed --plain --no-legend"]).split("\n")[0]

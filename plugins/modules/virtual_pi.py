@@ -16,7 +16,7 @@ description:
     another one under qemu-user.
   - The fleet's virtual Pis are exactly those named; others of the same fleet are removed, and nothing else is touched.
   - One that exists, from the image that is wanted and for the key that may log in, is started if it is stopped, and
-    otherwise left alone.
+    otherwise left alone, failed units and all. One that still boots is waited for.
 options:
   fleet:
     description: Name that ties virtual Pis together; the value of the label that they carry.
@@ -155,7 +155,6 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     Snapshot,
     VirtualPiError,
     apt_sources,
-    connection,
     create,
     host_mirror,
     refuse_unbootable,
@@ -274,10 +273,11 @@ def converge(module: AnsibleModule, host: Host, engine: Engine) -> None:
     def ensure(item: Instance) -> Connection:
         if item.container not in kept:
             create(engine, item, module.params["password"], public_key)
-        if item.container not in kept or item.container not in running:
+        runs = item.container in kept & running
+        if not runs:
             engine.call("start", item.container)
-            return wait_until_booted(engine, item, key, limit)
-        return connection(engine, item)
+        # It may be on its way: a run that was killed may have started it.
+        return wait_until_booted(engine, item, key, limit, degraded=runs)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         connections = list(pool.map(ensure, wanted))
