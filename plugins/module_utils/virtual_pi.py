@@ -96,6 +96,16 @@ class Instance:
         return f"{self.fleet}-{self.name}"
 
 
+def read_public_key(private_key: str, check_mode: bool) -> str:
+    """Return the public key beside a private one, or nothing where check mode kept it from being made."""
+    path = Path(private_key or "/nonexistent").with_suffix(".pub")
+    if path.is_file():
+        return path.read_text().strip()
+    if check_mode:
+        return ""
+    raise VirtualPiError(f"private_key is '{private_key}', and there is no {path}: make the pair with ssh-keygen.")
+
+
 @dataclass(frozen=True)
 class Connection:
     """Where a virtual Pi's sshd answers, and the key that it answers with."""

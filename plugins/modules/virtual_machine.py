@@ -156,6 +156,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     VirtualPiError,
     apt_sources,
     host_mirror,
+    read_public_key,
     wait_until_booted,
 )
 
@@ -204,8 +205,9 @@ def converge(module: AnsibleModule) -> None:
     """Bring the machines to what is wanted."""
     host = Host.detect()
     engine = Engine.find(module.params["engine"], host)
-    key = Path(module.params["private_key"] or "/nonexistent")
-    public_key = key.with_suffix(".pub").read_text().strip() if module.params["instances"] else ""
+    given = module.params
+    key = Path(given["private_key"])
+    public_key = read_public_key(given["private_key"], module.check_mode) if given["instances"] else ""
     wanted = machines(module, host, HostKey.parse(public_key).fingerprint if public_key else "")
     existing = {path.name: path for path in Path(module.params["directory"]).glob("*")}
     kept = {machine.folder.name for machine in wanted if machine.is_as_wanted()}

@@ -157,6 +157,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
     apt_sources,
     create,
     host_mirror,
+    read_public_key,
     refuse_unbootable,
     wait_until_booted,
 )
@@ -239,9 +240,9 @@ def converge(module: AnsibleModule, host: Host, engine: Engine) -> None:
     """Bring the fleet to what is wanted."""
     fleet, limit = module.params["fleet"], module.params["boot_timeout"]
     images = wanted_images(module, host)
-    key = Path(module.params["private_key"] or "/nonexistent")
-    public_key = key.with_suffix(".pub").read_text().strip() if images else ""
-    fingerprint = HostKey.parse(public_key).fingerprint if images else ""
+    key = Path(module.params["private_key"])
+    public_key = read_public_key(module.params["private_key"], module.check_mode) if images else ""
+    fingerprint = HostKey.parse(public_key).fingerprint if public_key else ""
     wanted = [
         Instance(
             fleet,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_machine import (
     BOARDS,
     Board,
@@ -17,7 +19,14 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_machine impo
     remove,
     with_kernel,
 )
-from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import Image, Instance, VirtualPiError
+from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import (
+    Engine,
+    Host,
+    Image,
+    Instance,
+    VirtualPiError,
+)
+from ansible_collections.edge.pi_fleet.plugins.modules import virtual_machine as module
 
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "virtual_pi" / "files"
 
@@ -122,6 +131,28 @@ def test_one_of_another_card_or_for_another_key_is_not_as_wanted(machine: Machin
     assert machine.is_as_wanted()
     (machine.folder / "made").write_text(f"{machine.card.folder} SHA256:other")
     assert not machine.is_as_wanted()
+
+
+def test_check_mode_says_what_it_would_make_before_there_is_a_key(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Host, "detect", lambda: Host("armhf", hybrid_cgroups=False, nofile_limit=1048576))
+    monkeypatch.setattr(Engine, "find", lambda wanted, host: Engine("podman", host))
+    paths = {"recipe": card.image.recipe, "files": card.files, "cards": card.cache, "power": ROLE / "power.sh"}
+    wanted = {
+        **{name: str(path) for name, path in paths.items()},
+        "fleet": "fleet",
+        "directory": str(tmp_path / "machines"),
+        "instances": [{"name": "pi", "release": "bookworm"}],
+        "mirror": card.image.mirror,
+        "private_key": str(tmp_path / "missing"),
+        "_ansible_check_mode": True,
+    }
+    with patch_module_args(wanted), pytest.raises(SystemExit):
+        module.main()
+    said = json.loads(capsys.readouterr().out)
+    assert (said["changed"], said["diff"]) == (True, {"before": "", "after": "pi\n"})
+    assert not (tmp_path / "machines").exists()
 
 
 @pytest.mark.parametrize("architecture", sorted(BOARDS))

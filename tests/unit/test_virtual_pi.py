@@ -565,5 +565,19 @@ def test_one_that_still_boots_is_waited_for_and_failed_units_of_one_that_ran_are
     assert "failed unit: camera.service" in converge(monkeypatch, capsys, shelf, private_key)["msg"]
 
 
+def test_check_mode_says_what_it_would_make_before_there_is_a_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing"
+    shelf = Shelf(missing)
+    said = converge(monkeypatch, capsys, shelf, missing, _ansible_check_mode=True)
+    assert (said["changed"], said["diff"]) == (True, {"before": "", "after": "fleet-kitchen\n"})
+    shelf.containers, shelf.labels = {"fleet-kitchen": True}, "image SHA256:of-a-key-that-is-gone"
+    assert converge(monkeypatch, capsys, shelf, missing, _ansible_check_mode=True)["changed"]
+    said = converge(monkeypatch, capsys, shelf, missing)
+    assert said["msg"] == f"private_key is '{missing}', and there is no {missing}.pub: make the pair with ssh-keygen."
+    assert shelf.verbs() == []
+
+
 def test_a_free_port_is_one_that_can_be_taken() -> None:
     assert 1024 < virtual_pi.free_port() < 65536
