@@ -25,4 +25,6 @@ for handler in /proc/sys/fs/binfmt_misc/pi-fleet-*; do
 done
 rm -rf .venv .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis inventory/virtual/connections.yml
 rm -rf inventory/virtual/keys
+# By which builds of images wait for each other.
+rm -f "/var/tmp/pi-fleet-$(id -u)-"*.lock
 echo "Removed virtual Pis, their images, .venv, .cache and dist."

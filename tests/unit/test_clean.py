@@ -10,6 +10,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "clean.sh"
 HANDLERS = "/proc/sys/fs/binfmt_misc"
+LOCKS = "/var/tmp"
 
 ENGINE = r"""#!/bin/sh
 echo "${0##*/} $*" >>calls
@@ -25,10 +26,11 @@ def checkout(tmp_path: Path) -> Path:
     """Return a checkout whose clean.sh finds engines and handlers that are played, and nothing of this machine's."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "handlers").mkdir()
+    (tmp_path / "locks").mkdir()
     script = tmp_path / "tools" / "clean.sh"
     text = SCRIPT.read_text()
-    assert text.count(HANDLERS) == 1
-    script.write_text(text.replace(HANDLERS, str(tmp_path / "handlers")))
+    assert text.count(HANDLERS) == text.count(LOCKS) == 1
+    script.write_text(text.replace(HANDLERS, str(tmp_path / "handlers")).replace(LOCKS, str(tmp_path / "locks")))
     script.chmod(0o755)
     program(tmp_path, "podman", ENGINE)
     program(tmp_path, "docker", ENGINE)
@@ -67,7 +69,7 @@ def test_what_carries_the_label_goes_and_nothing_else(checkout: Path) -> None:
     ]
     left = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if checkout / "bin" not in path.parents}
     assert left == {
-        *("bin", "calls", "handlers", "tools", "tools/clean.sh"),
+        *("bin", "calls", "handlers", "locks", "tools", "tools/clean.sh"),
         *("inventory", "inventory/virtual", "inventory/virtual/hosts.yml", "inventory/virtual/field_data"),
     }
 
@@ -82,3 +84,12 @@ def test_handlers_of_an_emulation_go_by_sudo_and_so_does_the_rest(checkout: Path
     assert (checkout / "handlers" / "pi-fleet-arm").read_text() == "-1\n"
     assert (checkout / "handlers" / "qemu-arm").read_text() == "enabled"
     assert not (checkout / ".venv").exists()
+
+
+def test_locks_of_builds_go_but_not_those_of_others(checkout: Path) -> None:
+    # As module virtual_pi names them: by the number of whose they are, which is played.
+    kept = ["pi-fleet-1001-trixie-amd64-0123456789ab.lock", "other.lock"]
+    for name in ("pi-fleet-1000-trixie-amd64-0123456789ab.lock", *kept):
+        (checkout / "locks" / name).touch()
+    clean(checkout)
+    assert sorted(path.name for path in (checkout / "locks").iterdir()) == sorted(kept)
