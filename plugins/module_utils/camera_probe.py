@@ -19,7 +19,9 @@ CONFIG = "/etc/pi-fleet/camera.json"
 PYTHONS = ("/opt/pi-fleet/venv/bin/python", "/usr/bin/python3")
 # OpenCV alone takes ten seconds to import from a slow card.
 SECONDS = 90
-CAMERA_NODE = re.compile(r"/dev/(video|media)[0-9]+")
+CAMERA_NODE = re.compile(r"/dev/((video|media)[0-9]+)")
+# As the kernel calls them. Whoever has a camera at the ribbon connector has its receiver too (unicam, rp1-cfe).
+CODECS_AND_PROCESSORS = ("bcm2835-codec", "bcm2835-isp", "pispbe", "rpi-hevc-dec", "rpivid")
 
 
 def run_for_a_while(argv: list[str]) -> tuple[int, str, str]:
@@ -102,7 +104,7 @@ def find_holders(device: Device) -> list[str]:
     for process in sorted(device.path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
             links = {str(descriptor.readlink()) for descriptor in (process / "fd").iterdir()}
-            held = sorted(link for link in links if CAMERA_NODE.fullmatch(link))
+            held = sorted(link for link in links if _is_camera(device, link))
             if held:
                 name = (process / "comm").read_text().strip()
                 unit = _unit((process / "cgroup").read_text())
@@ -110,6 +112,15 @@ def find_holders(device: Device) -> list[str]:
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended meanwhile, or not ours to look at
             continue
     return found
+
+
+def _is_camera(device: Device, link: str) -> bool:
+    """Whether an open file may be a camera's: who plays a video has a codec open."""
+    node = CAMERA_NODE.fullmatch(link)
+    if node is None:
+        return False
+    paths = (f"/sys/class/video4linux/{node[1]}/name", f"/sys/bus/media/devices/{node[1]}/model")
+    return not any((read_text(device.path(path)) or "").startswith(CODECS_AND_PROCESSORS) for path in paths)
 
 
 def _unit(cgroup: str) -> str:

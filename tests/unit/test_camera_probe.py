@@ -149,6 +149,26 @@ def test_a_held_camera_is_not_taken(root: Path, hold: Callable[..., None]) -> No
     assert frame.text == "not probed: capture.service (python3, process 12) holds /dev/video0"
 
 
+def test_who_plays_a_video_holds_no_camera(root: Path, hold: Callable[..., None]) -> None:
+    video, media = "/sys/class/video4linux/{}/name", "/sys/bus/media/devices/{}/model"
+    for path, name in {
+        video.format("video0"): "unicam-image",
+        video.format("video10"): "bcm2835-codec-decode",
+        video.format("video13"): "bcm2835-isp-output0",
+        video.format("video19"): "rpi-hevc-dec",
+        video.format("video20"): "pispbe-input",
+        media.format("media0"): "unicam",
+        media.format("media2"): "bcm2835-codec",
+    }.items():
+        write(root, path, f"{name}\n")
+    hold(12, "0::/system.slice/player.service\n", *(f"/dev/{node}" for node in ("video10", "media2", "video19")))
+    hold(13, "0::/system.slice/scaler.service\n", "/dev/video13", "/dev/video20")
+    assert take_frame(Device(answer(output=FRAME), root), "ggc_user").outcome is Outcome.TAKEN
+    hold(14, "0::/system.slice/capture.service\n", "/dev/video0", "/dev/video13", "/dev/media0")
+    frame = take_frame(Device(refuse, root), "ggc_user")
+    assert frame.text == "not probed: capture.service (python3, process 14) holds /dev/media0, /dev/video0"
+
+
 def test_replayed_pictures_are_nobodys_camera(root: Path, hold: Callable[..., None]) -> None:
     hold(12, "0::/system.slice/capture.service\n", "/dev/video0")
     write(root, camera_probe.CONFIG, '{"source": "directory"}')
