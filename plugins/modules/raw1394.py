@@ -10,7 +10,7 @@ short_description: Have /dev/raw1394 as a second /dev/null
 version_added: 0.1.0
 description:
   - Owns a file in C(/etc/tmpfiles.d) that makes C(/dev/raw1394) at every boot, and makes it now if it is
-    not right.
+    not right. In a rootless container nobody can make it; there the file alone is written.
   - A device with real FireWire hardware there is left alone.
 options: {}
 author:
@@ -32,7 +32,8 @@ EXAMPLES = r"""
 RETURN = r"""
 found:
   description: >-
-    What was at C(/dev/raw1394); V(absent), V(null), V(null with other rights), or V(real) hardware.
+    What was at C(/dev/raw1394); V(absent), V(null), V(null with other rights), V(real) hardware, or
+    V(activation waits: container) where nobody can make it.
   returned: success
   type: str
   sample: absent
@@ -45,7 +46,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
     read_text,
     write_text,
 )
-from ansible_collections.edge.pi_fleet.plugins.module_utils.raw1394 import CONFIG, NODE, TEXT, probe
+from ansible_collections.edge.pi_fleet.plugins.module_utils.raw1394 import CONFIG, NODE, TEXT, WAITS, probe
 
 
 def main() -> None:
@@ -60,14 +61,15 @@ def main() -> None:
         before = read_text(path)
         if before != TEXT and not module.check_mode:
             write_text(path, TEXT, mode=0o644)
-        if found != "null" and not module.check_mode:
+        right = found in ("null", WAITS)
+        if not right and not module.check_mode:
             device.command("systemd-tmpfiles", "--create", CONFIG)
             if probe(device) != "null":
                 raise DeviceError(f"{NODE} was to be made by {CONFIG} and is {probe(device)}: look at the journal.")
     except (DeviceError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
-        changed=before != TEXT or found != "null",
+        changed=before != TEXT or not right,
         diff={"before": before or "", "after": TEXT, "before_header": CONFIG, "after_header": CONFIG},
         found=found,
     )

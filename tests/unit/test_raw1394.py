@@ -83,6 +83,31 @@ def test_the_module_leaves_real_hardware_alone(
     assert not (fake.root / raw1394.CONFIG.lstrip("/")).exists()
 
 
+def test_what_a_rootless_container_cannot_make_waits_and_the_file_is_written(
+    fake: FakeDevice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "Device", lambda run: fake.device())
+
+    def have() -> dict[str, object]:
+        with patch_module_args({}), pytest.raises(SystemExit):
+            module.main()
+        said: dict[str, object] = json.loads(capsys.readouterr().out)
+        return said
+
+    fake.write("/proc/self/uid_map", "         0       1000          1\n         1     100000      65536\n")
+    assert not raw1394.check_raw1394(fake.device())[0]
+    said = have()
+    assert (said["changed"], said["found"]) == (True, "activation waits: container")
+    assert fake.read(raw1394.CONFIG) == raw1394.TEXT
+    assert not have()["changed"]
+    assert raw1394.check_raw1394(fake.device())[:2] == (True, "activation waits: container, made at boot")
+    # A container of root makes it, and says so if it could not.
+    fake.write("/proc/self/uid_map", "         0          0 4294967295\n")
+    assert raw1394.check_raw1394(fake.device())[:2] == (False, "absent, made at boot")
+    monkeypatch.setattr(fake, "run", lambda argv: (0, "", ""))
+    assert str(have()["msg"]).startswith("/dev/raw1394 was to be made by ")
+
+
 def test_a_file_is_not_ours_to_replace(fake: FakeDevice) -> None:
     fake.write("/dev/raw1394", "")
     with pytest.raises(DeviceError, match="no character device"):
