@@ -175,7 +175,7 @@ def swap_reboot_reason(device: Device, state_path: str = STATE_PATH) -> str | No
         record = read_record(device, state_path, found.name)
         if record is None or not record.restored or found.is_active(found.for_former(record.former)):
             return None
-        return "swap: the package's default was put back and starts with the next boot"
+        return "swap: what was there before was put back and starts with the next boot"
     size = swap_config.rpi_size(found.text)
     if found.is_active(found.for_size(size)):
         return None

@@ -118,6 +118,18 @@ def rpi_size(drop_in: str) -> int:
     return int(value) if value.isdecimal() else 0
 
 
+def rpi_file(options: dict[str, tuple[str, str]]) -> int | None:
+    """Return the MiB of the file that rpi-swap swaps on by the options of `merge_rpi`; None if it works them out.
+
+    Only the mechanism `swapfile` swaps on one: behind zram the kernel does not list it.
+    """
+    mechanism, _ = options.get("Main.Mechanism", ("", ""))
+    size, _ = options.get("File.FixedSizeMiB", ("", ""))
+    if mechanism != "swapfile":
+        return 0
+    return int(size) if size.isdecimal() else None
+
+
 def swap_unit(path: str, mib: int) -> str:
     """Return the unit for a swap file of our own.
 

@@ -403,11 +403,14 @@ class RpiSwap(Mechanism):
         return None if self.text is None else swap_config.rpi_size(self.text)
 
     def is_active(self, target: Target) -> bool:
-        """Whether the last boot set it up: the file; neither file nor zram for 0; no file for the default."""
+        """Whether the last boot set it up: the file; neither file nor zram for 0; for the default, what others say."""
         active = self.active()
-        if target.mib:
+        size = swap_config.rpi_file(self._merged(None)) if target.mib is None else target.mib
+        if size is None:
+            return active is not None
+        if size:
             header = self.device.page_bytes // 1024
-            return active is not None and active.kib == target.mib * 1024 - header
+            return active is not None and active.kib == size * 1024 - header
         zram = any(name.startswith("/dev/zram") for name in active_swaps(self.device))
         return active is None and not (zram and target.mib == 0)
 

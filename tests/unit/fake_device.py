@@ -11,6 +11,8 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
 MIB = 1024 * 1024
 PAGE = 4096
 PLENTY = 100_000 * MIB
+COMPUTED = 7
+"""MiB of a swap file whose size nobody says."""
 
 
 class PowerLossError(Exception):
@@ -65,13 +67,15 @@ class FakeDevice:
         return 0, "", ""
 
     def boot(self) -> None:
-        """Start anew: swap is gone, and rpi-swap's generator sets up what its drop-in says."""
+        """Start anew: swap is gone, and rpi-swap's generator sets up what its files say."""
         self.used_kib.clear()
-        drop_in = self.root / "etc/rpi/swap.conf.d/80-pi-fleet.conf"
-        size = swap_config.rpi_size(drop_in.read_text()) if drop_in.exists() else 0
+        drop_ins = sorted((self.root / "etc/rpi/swap.conf.d").glob("*.conf"))
+        options = swap_config.merge_rpi({path.name: path.read_text() for path in drop_ins})
+        mechanism, _ = options.get("Main.Mechanism", ("auto", ""))
+        fixed, _ = options.get("File.FixedSizeMiB", ("", ""))
         (self.root / "var").mkdir(exist_ok=True)
-        if size:
-            self._make(self.root / "var/swap", size)
+        if mechanism == "swapfile":
+            self._make(self.root / "var/swap", int(fixed or COMPUTED))
             self._swapon("/var/swap")
         self._show_swaps()
 
@@ -83,7 +87,7 @@ class FakeDevice:
         if verb == "setup":
             self.used_kib.pop(name, None)
             size = swap_config.dphys_size(text)
-            size = 7 if size is None else size
+            size = COMPUTED if size is None else size
             if not path.exists() or path.stat().st_size != size * MIB:
                 path.unlink(missing_ok=True)
                 if self.kill_in_setup is not None:

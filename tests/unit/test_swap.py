@@ -480,6 +480,31 @@ def test_the_life_of_the_former_size(tmp_path: Path, make: Callable[[Path], Fake
     assert state(fake) == {"mechanism": stands.mechanism, "former": former, "restored": False}
 
 
+@pytest.mark.parametrize(
+    "theirs", ["Mechanism=swapfile\n[File]\nFixedSizeMiB=3\n", "Mechanism=swapfile\n", "Mechanism=none\n"]
+)
+@pytest.mark.parametrize("size", [5, 0])
+def test_rpi_swap_goes_back_to_what_another_drop_in_says(tmp_path: Path, theirs: str, size: int) -> None:
+    fake = rpi(tmp_path)
+    fake.write("/etc/rpi/swap.conf.d/50-mine.conf", f"[Main]\n{theirs}")
+    apply(fake, size, after=True)
+    fake.boot()
+    stands = apply(fake, size, restore=True)
+    fake.boot()
+    assert swap.swap_reboot_reason(fake.device()) is None
+    assert swap.check_swap(fake.device(), size, restore_after_install=True)[0]
+    assert (stands.mechanism, stands.wanted_mib) == ("rpi-swap", None)
+
+
+def test_rpi_swap_needs_a_boot_to_go_back_to_another_size(tmp_path: Path) -> None:
+    fake = rpi(tmp_path)
+    fake.write("/etc/rpi/swap.conf.d/50-mine.conf", "[Main]\nMechanism=swapfile\n[File]\nFixedSizeMiB=3\n")
+    apply(fake, 5, after=True)
+    fake.boot()
+    assert apply(fake, 5, restore=True).reboot_required
+    assert swap.swap_reboot_reason(fake.device()) is not None
+
+
 def test_dphys_swapfile_goes_back_to_its_size(tmp_path: Path) -> None:
     fake = dphys(tmp_path)
     apply(fake, 5)
