@@ -36,6 +36,7 @@ class ActionModule(Contact):
             "release": answer.release,
             "architecture": answer.architecture,
             "offline": answer.offline,
+            "needed": result.pop("needed", 0),
             "packages": result.pop("packages", []),
         }
         return {**result, "ansible_facts": {"pi_fleet_preflight": found}}

@@ -39,12 +39,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run asks for; `restore_after_install`: that each run ends with `restore`."""
+    """What a run asks for; `restore_after_install`: that each run ends with `restore`; `stay_free`: MiB of disk."""
 
     size: int
     restore: bool = False
     restore_after_install: bool = False
     state_path: str = STATE_PATH
+    stay_free: int = 0
 
 
 def read_record(device: Device, state_path: str, name: str) -> Record | None:
@@ -118,7 +119,7 @@ def make_plan(device: Device, request: Request) -> Plan:
     target = target_for(found, record, request)
     if request.restore and record is None:
         return Plan(device, request, found, target, container, [], nothing_to_restore=True)
-    found.refuse(target, container)
+    found.refuse(target, container, request.stay_free)
     steps = found.steps(target, container)
 
     def keep(changed: Record) -> Step:

@@ -107,8 +107,8 @@ class Mechanism(ABC):
         """Whether the kernel swaps as `target` says, on a file that will still do at the next boot."""
 
     @abstractmethod
-    def refuse(self, target: Target, container: bool) -> None:
-        """Raise DeviceError if `target` cannot be reached; nothing is touched."""
+    def refuse(self, target: Target, container: bool, stay_free: int) -> None:
+        """Raise DeviceError if `target` cannot be reached, or leaves less than `stay_free` MiB; nothing is touched."""
 
     @abstractmethod
     def activation_steps(self, target: Target) -> list[Step]:
@@ -176,16 +176,21 @@ class Mechanism(ABC):
         """Whether the present swap file is kept."""
         return self.is_whole(target.mib) and (self.active() is None or self.is_swapping(target.mib))
 
-    def refuse_disk(self, mib: int) -> None:
-        """Raise DeviceError if the disk cannot hold a file of `mib` in the place of the present one."""
+    def refuse_disk(self, mib: int, stay_free: int) -> None:
+        """Raise DeviceError if the disk cannot hold a file of `mib` in the place of the present one.
+
+        What a run needs beside it is needed on /: of another disk less stays free.
+        """
         path = self.swap_file()
         free = self.device.free_bytes(path.parent)
         there = path.stat().st_blocks * 512 if path.is_file() else 0
-        needed = (mib + FREE_MARGIN) * MIB - there
+        elsewhere = path.parent.exists() and path.parent.stat().st_dev != self.device.path("/").stat().st_dev
+        margin = FREE_MARGIN if elsewhere else max(FREE_MARGIN, stay_free)
+        needed = (mib + margin) * MIB - there
         if free < needed:
             raise DeviceError(
                 f"{self.device.name(path.parent)} has {free // MIB} MiB free and a swap of {mib} MiB needs "
-                f"{-(-needed // MIB)} MiB there ({FREE_MARGIN} MiB stay free): make room or choose less."
+                f"{-(-needed // MIB)} MiB there ({margin} MiB stay free): make room or choose less."
             )
 
     def refuse_swapoff(self) -> None:
@@ -309,7 +314,7 @@ class DphysSwapfile(Mechanism):
         """Whether the file is kept; a computed size is computed anew when the configuration changes."""
         return super().stays(target) and (target.mib is not None or self.text == target.text)
 
-    def refuse(self, target: Target, container: bool) -> None:
+    def refuse(self, target: Target, container: bool, stay_free: int) -> None:
         """Refuse what the tool would refuse, silently make smaller, or break."""
         path = self.swap_file()
         if path.exists() and not path.is_file():
@@ -321,7 +326,7 @@ class DphysSwapfile(Mechanism):
         if self.stays(target):
             return
         if target.mib:
-            self.refuse_disk(target.mib)
+            self.refuse_disk(target.mib, stay_free)
             self._refuse_share(path, target.mib)
         if not container:
             self.refuse_swapoff()
@@ -414,7 +419,7 @@ class RpiSwap(Mechanism):
         zram = any(name.startswith("/dev/zram") for name in active_swaps(self.device))
         return active is None and not (zram and target.mib == 0)
 
-    def refuse(self, target: Target, container: bool) -> None:
+    def refuse(self, target: Target, container: bool, stay_free: int) -> None:
         """Refuse what another drop-in overrules, and what the card cannot hold at the next boot."""
         if target.text is None:
             return
@@ -429,7 +434,7 @@ class RpiSwap(Mechanism):
                 )
         # FixedSizeMiB passes by the package's own limits, so that a boot would fill the card.
         if target.mib and not self.is_active(target):
-            self.refuse_disk(target.mib)
+            self.refuse_disk(target.mib, stay_free)
 
     def activation_steps(self, target: Target) -> list[Step]:
         """Return nothing: the next boot does it."""
@@ -477,7 +482,7 @@ class PlainFile(Mechanism):
             return self.is_swapping(target.mib) and self.mode() == 0o600
         return not self.ours or (self.active() is None and not self.swap_file().exists())
 
-    def refuse(self, target: Target, container: bool) -> None:
+    def refuse(self, target: Target, container: bool, stay_free: int) -> None:
         """Refuse to take over a swap file that a user made, and what does not fit."""
         if target.mib and not self.ours and (self.text is not None or self.swap_file().exists()):
             found = self.unit if self.text is not None else self.file
@@ -486,7 +491,7 @@ class PlainFile(Mechanism):
                 f"or keep it and ask for a size of 0."
             )
         if target.mib and not self.is_whole(target.mib):
-            self.refuse_disk(target.mib)
+            self.refuse_disk(target.mib, stay_free)
         if self.ours and not container and not self.stays(target):
             self.refuse_swapoff()
 

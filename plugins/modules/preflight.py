@@ -67,6 +67,9 @@ ansible_facts:
         offline:
           description: The bundle of packages that its apt uses; empty where it uses archives.
           type: str
+        needed:
+          description: MiB that the run needs free on C(/), by O(install_free) or O(disk_free).
+          type: int
         packages:
           description: >-
             Debian packages that are installed. None while one is half-installed, so that whoever installs any has apt
@@ -116,7 +119,7 @@ def main() -> None:
     refused = [sentence for sentence in found if sentence]
     if refused:
         module.fail_json(msg=" ".join(refused))
-    module.exit_json(changed=False, packages=[] if unfinished else packages)
+    module.exit_json(changed=False, needed=needed, packages=[] if unfinished else packages)
 
 
 if __name__ == "__main__":

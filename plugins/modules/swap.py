@@ -40,6 +40,12 @@ options:
       - Refuse what cannot be done, and change nothing.
     type: bool
     default: false
+  stay_free:
+    description:
+      - MiB that a run needs on C(/) beside the swap. What would leave less there is refused, and so is what leaves less
+        than 256 MiB wherever the swap file is.
+    type: int
+    default: 0
   state_path:
     description:
       - File on the device that keeps what was configured before.
@@ -127,6 +133,7 @@ def main() -> None:
             "restore": {"type": "bool", "default": False},
             "restore_after_install": {"type": "bool", "default": False},
             "validate_only": {"type": "bool", "default": False},
+            "stay_free": {"type": "int", "default": 0},
             "state_path": {"type": "path", "default": "/var/lib/pi-fleet/swap.json"},
         },
         supports_check_mode=True,

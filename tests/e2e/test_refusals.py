@@ -51,6 +51,7 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
         ("swap_size=lots", "swap_size is 'lots'; wanted is a whole number .*: correct it in the inventory"),
         ("swap_size=-5", "-5 MiB"),
         ("swap_size=10485760", "10485760 MiB.* MiB free|free.*10485760"),
+        ("swap_size=10485760 preflight_install_free=1301", r"needs [0-9]+ MiB there \(1301 MiB stay free\)"),
         ("camera_source=webcam", "camera_source is 'webcam'; wanted is one of auto, picamera2, v4l2, directory"),
         ("camera_directory=/no/such/folder", "camera_directory is '/no/such/folder'"),
         ("camera_device=video0", "camera_device is 'video0'"),

@@ -366,9 +366,15 @@ def test_a_device_without_python_is_refused_before_a_module_runs(monkeypatch: py
 def test_a_device_that_passes_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, NOW)
     # The last command of the question may fail and all be said.
-    module = {"changed": False, "packages": ["rsync"]}
+    module = {"changed": False, "needed": 1300, "packages": ["rsync"]}
     result = answering(reply(rc=1, stdout=said(architecture="armhf", offline="201066a9df94c150")), module)
-    found = {"release": "bookworm", "architecture": "armhf", "offline": "201066a9df94c150", "packages": ["rsync"]}
+    found = {
+        "release": "bookworm",
+        "architecture": "armhf",
+        "offline": "201066a9df94c150",
+        "needed": 1300,
+        "packages": ["rsync"],
+    }
     assert result == {"changed": False, "ansible_facts": {"pi_fleet_preflight": found}}
 
 
@@ -393,6 +399,20 @@ def test_a_device_whose_card_is_full_is_not_kept_waiting_for_apt(
     assert told[0].startswith("The device has 9 MiB free on /")
     assert "apt" not in told[0]
     assert told[1] == "apt is held by apt-get (process 7) after 60 s."
+
+
+@pytest.mark.parametrize(("installed", "needed"), [(["numpy"], 1300), (["numpy", "rsync"], 100)])
+def test_a_device_says_what_the_run_needs_free(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: list[str], needed: int
+) -> None:
+    """Role swap leaves that much: see its tasks/validate.yml."""
+    monkeypatch.setattr(module, "installed", lambda device: (installed, False))
+    monkeypatch.setattr(module, "apt_holder", lambda device: None)
+    monkeypatch.setattr(module, "Device", lambda run: Device(run, free_bytes=lambda path: 9000 * module.MIB))
+    given = {"install_free": 1300, "install_packages": ["rsync"]}
+    with patch_module_args(given), pytest.raises(SystemExit):
+        module.main()
+    assert json.loads(capsys.readouterr().out)["needed"] == needed
 
 
 def test_a_slow_answer_is_no_wrong_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -367,6 +367,29 @@ def test_a_full_disk_is_refused(tmp_path: Path, make: Callable[[Path], FakeDevic
     assert snapshot(tmp_path) == before
 
 
+@MECHANISMS
+def test_what_a_run_needs_beside_the_swap_is_counted_too(tmp_path: Path, make: Callable[[Path], FakeDevice]) -> None:
+    """Both are of the same bytes: enough for each of them is not enough."""
+    fake = make(tmp_path)
+    fake.free = 1340 * MIB
+    assert plan(fake, 50).steps
+    with pytest.raises(DeviceError, match=r"^/var has 1340 MiB .* needs 13(47|50) MiB there \(1300 MiB stay free\)"):
+        swap.make_plan(fake.device(), Request(50, stay_free=1300))
+    fake.free = 1350 * MIB
+    assert swap.make_plan(fake.device(), Request(50, stay_free=1300)).steps
+
+
+def test_what_a_run_needs_is_not_needed_of_another_disk(tmp_path: Path) -> None:
+    fake = plain(tmp_path)
+    fake.free = 1340 * MIB
+    (tmp_path / "var").rmdir()
+    (tmp_path / "var").symlink_to("/proc")
+    assert swap.make_plan(fake.device(), Request(50, stay_free=1300)).steps
+    fake.free = 300 * MIB
+    with pytest.raises(DeviceError, match=r"\(256 MiB stay free\)"):
+        swap.make_plan(fake.device(), Request(50, stay_free=1300))
+
+
 def test_half_of_the_disk_is_the_limit_of_dphys_swapfile(tmp_path: Path) -> None:
     fake = dphys(tmp_path)
     fake.free = 1500 * MIB
