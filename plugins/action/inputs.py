@@ -44,7 +44,8 @@ class ActionModule(ActionBase):
 def problem(name: str, spec: Mapping[str, Any], value: Any) -> list[str]:
     """Return a sentence if a value is not what an option takes, else nothing."""
     errors = ArgumentSpecValidator({name: dict(spec)}).validate({name: value}).error_messages
-    if not errors:
+    # To Ansible true is 1.
+    if not errors and not (isinstance(value, bool) and spec.get("type") in ("int", "float")):
         return []
     shown = "a value that is not shown" if secret(spec) else repr(value)
     if "options" in spec:

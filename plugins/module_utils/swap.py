@@ -112,7 +112,9 @@ def target_for(found: Mechanism, record: Record | None, request: Request) -> Tar
 def make_plan(device: Device, request: Request) -> Plan:
     """Return the plan for `request`; DeviceError if it cannot be carried out."""
     if request.size < 0:
-        raise DeviceError(f"A swap size of {request.size} MiB was asked for: choose 0 (no swap) or more.")
+        raise DeviceError(
+            f"swap_size is {request.size}; wanted are MiB, or 0 for no swap: correct it in the inventory."
+        )
     found = mechanism(device)
     record = read_record(device, request.state_path, found.name)
     container = device.is_container()

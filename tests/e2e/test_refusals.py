@@ -49,7 +49,8 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
     ("extra", "wanted"),
     [
         ("swap_size=lots", "swap_size is 'lots'; wanted is a whole number .*: correct it in the inventory"),
-        ("swap_size=-5", "-5 MiB"),
+        ('{"swap_size": true}', "swap_size is True; wanted is a whole number .*: correct it in the inventory"),
+        ("swap_size=-5", "swap_size is -5; wanted are MiB, or 0 for no swap: correct it in the inventory"),
         ("swap_size=10485760", "10485760 MiB.* MiB free|free.*10485760"),
         ("swap_size=10485760 preflight_install_free=1301", r"needs [0-9]+ MiB there \(1301 MiB stay free\)"),
         ("camera_source=webcam", "camera_source is 'webcam'; wanted is one of auto, picamera2, v4l2, directory"),

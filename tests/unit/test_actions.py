@@ -63,6 +63,8 @@ def test_good_values_say_nothing(spec: dict[str, Any], value: Any) -> None:
             "x is 'usb'; wanted is one of auto, csi (Where pictures are from): correct it in the inventory.",
         ),
         ({"type": "bool", "description": "On."}, "often", "x is 'often'; wanted is true or false (On): correct it"),
+        ({"type": "int", "description": "On."}, True, "x is True; wanted is a whole number (On): correct it"),
+        ({"type": "float", "description": "On."}, False, "x is False; wanted is a number (On): correct it"),
         ({"type": "float", "description": "On."}, "far", "x is 'far'; wanted is a number (On): correct it"),
         ({"type": "dict", "description": "On."}, [1], "x is [1]; wanted is a dict (On): correct it"),
         (
