@@ -18,6 +18,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
 FIRMWARE = "/boot/firmware/cmdline.txt"
 FORMER = "/boot/cmdline.txt"
 STUB = "DO NOT EDIT"
+RECORD = "/var/lib/pi-fleet/state.json"
 
 
 def locate(device: Device) -> Path | None:
@@ -138,6 +139,17 @@ def want(device: Device, flags: list[str]) -> Wanted:
         device.is_container(),
         lost_flags(before, flags),
     )
+
+
+def validate(device: Device, flags: list[str]) -> None:
+    """Raise DeviceError for what a run would fail on.
+
+    On a recorded device the run itself takes away what was added to the line since, before its roles begin.
+    """
+    check_flags(flags)
+    locate(device)
+    if not device.path(RECORD).exists():
+        want(device, flags)
 
 
 def message(device: Device, wanted: Wanted) -> str:

@@ -21,6 +21,12 @@ options:
     type: list
     elements: str
     required: true
+  validate_only:
+    description:
+      - Refuse what cannot be done, and change nothing. On a device with a state record words that contradict a flag
+        are no refusal, since site.yml takes away those that were added.
+    type: bool
+    default: false
 author:
   - pi-fleet contributors (@pi-fleet)
 attributes:
@@ -41,52 +47,58 @@ EXAMPLES = r"""
 RETURN = r"""
 path:
   description: The file; null where there is none.
-  returned: success
+  returned: not O(validate_only)
   type: str
   sample: /boot/firmware/cmdline.txt
 activation:
   description: >-
     V(active); V(next_boot) where a boot is needed; V(waits) in a container;
     V(absent) without a cmdline.txt.
-  returned: success
+  returned: not O(validate_only)
   type: str
   sample: next_boot
 flags_missing_at_boot:
   description: Flags that the running kernel was not started with.
-  returned: success
+  returned: not O(validate_only)
   type: list
   elements: str
   sample: [cgroup_memory=1]
 memory_controller:
   description: Whether the kernel can limit the memory of a unit.
-  returned: success
+  returned: not O(validate_only)
   type: bool
   sample: false
 reboot_required:
   description: Whether the flags wait for a boot, and the memory controller is off without them.
-  returned: success
+  returned: not O(validate_only)
   type: bool
   sample: true
 message:
   description: All of it in one sentence.
-  returned: success
+  returned: not O(validate_only)
   type: str
   sample: the flags are on the line of /boot/firmware/cmdline.txt and act from the next boot on
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, write_text
-from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import message, want
+from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import message, validate, want
 
 
 def main() -> None:
     """Compare, and write unless in check mode."""
     module = AnsibleModule(
-        argument_spec={"flags": {"type": "list", "elements": "str", "required": True}},
+        argument_spec={
+            "flags": {"type": "list", "elements": "str", "required": True},
+            "validate_only": {"type": "bool", "default": False},
+        },
         supports_check_mode=True,
     )
     device = Device(module.run_command)
     try:
+        if module.params["validate_only"]:
+            validate(device, module.params["flags"])
+            module.exit_json(changed=False)
         wanted = want(device, module.params["flags"])
         changed = wanted.before != wanted.after
         if wanted.path is not None and changed and not module.check_mode:

@@ -53,6 +53,7 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
         ("swap_size=-5", "swap_size is -5; wanted are MiB, or 0 for no swap: correct it in the inventory"),
         ("swap_size=10485760", "10485760 MiB.* MiB free|free.*10485760"),
         ("swap_size=10485760 preflight_install_free=1301", r"needs [0-9]+ MiB there \(1301 MiB stay free\)"),
+        ('{"greengrass_user_memory_cgroup_flags": ["psi=1 quiet"]}', "The flag 'psi=1 quiet' is not one word"),
         ("camera_source=webcam", "camera_source is 'webcam'; wanted is one of auto, picamera2, v4l2, directory"),
         ("camera_directory=/no/such/folder", "camera_directory is '/no/such/folder'"),
         ("camera_device=video0", "camera_device is 'video0'"),
@@ -127,6 +128,18 @@ def test_an_unsupported_release_is_refused(fleet: Fleet, release: str, wanted: s
         assert run.code != 0
         assert re.search(wanted, sentence(run.output)), run.output
         assert not any(run.changed.values())
+    finally:
+        for host in fleet.hosts():
+            fleet.root(host, f"{files}file.write_text(saved.read_text()); saved.unlink()")
+
+
+def test_a_kernel_command_line_that_says_the_opposite_is_refused(fleet: Fleet) -> None:
+    files = "from pathlib import Path\nfile = Path('/boot/firmware/cmdline.txt'); saved = Path('/root/cmdline.txt')\n"
+    spoil = "saved.write_text(file.read_text()); file.write_text(saved.read_text().rstrip() + ' cgroup_disable=memory')"
+    for host in fleet.hosts():
+        fleet.root(host, files + spoil)
+    try:
+        refused(fleet, "cmdline.txt says cgroup_disable=memory, which contradicts cgroup_enable=memory")
     finally:
         for host in fleet.hosts():
             fleet.root(host, f"{files}file.write_text(saved.read_text()); saved.unlink()")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.edge.pi_fleet.plugins.module_utils import kernel_cmdline as cmdline
+from ansible_collections.edge.pi_fleet.plugins.module_utils import state_record
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import DeviceError, write_text
 from fake_device import FakeDevice
 from hypothesis import given
@@ -97,6 +102,24 @@ def test_the_opposite_is_refused(tmp_path: Path, against: str) -> None:
     assert cmdline.check_cmdline(fake.device(), FLAGS)[:2] == (False, against)
 
 
+def test_what_a_run_would_fail_on_is_refused_before(tmp_path: Path) -> None:
+    fake = pi(tmp_path)
+    before = fake.read(cmdline.FIRMWARE)
+    cmdline.validate(fake.device(), FLAGS)
+    assert fake.read(cmdline.FIRMWARE) == before
+    with pytest.raises(DeviceError, match="is not one word"):
+        cmdline.validate(fake.device(), ["a b"])
+    fake.write(cmdline.FIRMWARE, f"{LINE} cgroup_disable=memory\n")
+    with pytest.raises(DeviceError, match="says cgroup_disable=memory, which contradicts"):
+        cmdline.validate(fake.device(), FLAGS)
+    # The run itself takes away what was added since it was recorded.
+    fake.write(state_record.PATH, "{}")
+    cmdline.validate(fake.device(), FLAGS)
+    (tmp_path / "boot/firmware/cmdline.txt").unlink()
+    with pytest.raises(DeviceError, match="mount the boot partition"):
+        cmdline.validate(fake.device(), FLAGS)
+
+
 def test_words_alike_are_no_contradiction() -> None:
     assert cmdline.contradictions("console=tty1 cgroup_disable=cpu cgroup_memory=1 a=0", FLAGS) == []
 
@@ -168,3 +191,21 @@ def test_a_write_keeps_mode_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert path.read_bytes() == b"b\xff\r\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_role_says_beforehand_what_it_will_not_do() -> None:
+    task = {
+        "include_role": {"name": "edge.pi_fleet.greengrass_user", "tasks_from": "validate"},
+        "vars": {"greengrass_user_memory_cgroup_flags": ["a b"], "ansible_python_interpreter": sys.executable},
+    }
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "here,", "-c", "local", "/dev/stdin"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        input=yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [task]}]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "The flag 'a b' is not one word" in done.stdout
