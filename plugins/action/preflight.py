@@ -8,12 +8,13 @@ from typing import Any
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.preflight import QUESTION, Answer, refusals
 from ansible_collections.edge.pi_fleet.plugins.plugin_utils.contact import Contact
+from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import Roles
 
 
 class ActionModule(Contact):
     """See module preflight."""
 
-    _VALID_ARGS = frozenset(("apt_timeout", "disk_free", "install_free", "install_packages"))
+    _VALID_ARGS = frozenset(("apt_timeout", "disk_free", "field_data_min_free", "install_free", "install_packages"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask with a shell; only a device that can run modules runs one."""
@@ -27,8 +28,11 @@ class ActionModule(Contact):
         sentences = refusals(answer, asked, time.time())
         if sentences:
             return {"failed": True, "msg": f"{host}: {' '.join(sentences)}"}
+        min_free = Roles(task_vars or {}, self._templar, self._loader).option("field_data", "field_data_min_free")
         result: dict[str, Any] = self._execute_module(
-            module_name="edge.pi_fleet.preflight", module_args=self._task.args, task_vars=task_vars
+            module_name="edge.pi_fleet.preflight",
+            module_args={"field_data_min_free": min_free, **self._task.args},
+            task_vars=task_vars,
         )
         if result.get("failed"):
             result["msg"] = f"{host}: {result['msg']}"

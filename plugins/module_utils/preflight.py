@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import struct
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
+from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FOLDER
 
 RELEASES = ("bookworm", "trixie")
 ARCHITECTURES = ("armhf", "arm64", "amd64")
@@ -195,6 +197,30 @@ def disk_refusal(free_mib: int, needed_mib: int, what: str) -> str | None:
     return (
         f"The device has {free_mib} MiB free on / and needs {needed_mib} MiB {what}: collect its field data, remove"
         " what is not needed, or use a larger card."
+    )
+
+
+def guard_refusal(device: Device, min_free: str) -> str | None:
+    """Return a refusal if the guard of field data would stop what a run starts; what is no limit role field_data tells.
+
+    By the limit that the run brings: a guard that had a higher one so far is no reason to leave it so.
+    """
+    folder = device.path(FOLDER)
+    limit = re.fullmatch(r"([1-9][0-9]*)([KMG])|([1-9][0-9]?)%", min_free, re.ASCII)
+    if limit is None:
+        return None
+    if limit[3]:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        found = os.statvfs(there)
+        wanted = found.f_blocks * found.f_frsize * int(limit[3]) // 100
+    else:
+        wanted = int(limit[1]) * 1024 ** (1 + "KMG".index(limit[2]))
+    free = device.free_bytes(folder)
+    if free >= wanted:
+        return None
+    return (
+        f"The device has {free // 1024**2} MiB free for {FOLDER} and field_data_min_free is {min_free}, below which the"
+        " guard stops Lambdas and connectors: collect its field data and remove it there, make room, or choose less."
     )
 
 

@@ -22,6 +22,13 @@ options:
     description: MiB that a provisioned device must have free.
     type: int
     default: 100
+  field_data_min_free:
+    description:
+      - What the guard of field data keeps free, as role field_data takes it. While less is free, the guard would stop
+        what a run starts.
+      - The control node adds what that role is given.
+    type: str
+    default: ""
   install_free:
     description: MiB that it must have free while I(install_packages) are not all installed.
     type: int
@@ -83,6 +90,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device
 from ansible_collections.edge.pi_fleet.plugins.module_utils.preflight import (
     apt_holder,
     disk_refusal,
+    guard_refusal,
     installed,
     lists_refusal,
     wait_for_apt,
@@ -97,6 +105,7 @@ def main() -> None:
         argument_spec={
             "apt_timeout": {"type": "int", "default": 300},
             "disk_free": {"type": "int", "default": 100},
+            "field_data_min_free": {"type": "str", "default": ""},
             "install_free": {"type": "int", "default": 1000},
             "install_packages": {"type": "list", "elements": "str", "default": []},
         },
@@ -110,6 +119,7 @@ def main() -> None:
     else:
         needed, what = module.params["disk_free"], "to work"
     full = disk_refusal(device.free_bytes(device.path("/")) // MIB, needed, what)
+    full = full or guard_refusal(device, module.params["field_data_min_free"])
     found = [
         full,
         # Who is refused anyhow is not kept waiting.

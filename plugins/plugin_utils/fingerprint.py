@@ -54,6 +54,10 @@ class Roles:
         """Return what a role declares that it manages."""
         return dict(self._evaluated(role, [f"__{role}_manages"])[f"__{role}_manages"])
 
+    def option(self, role: str, name: str) -> Any:
+        """Return what a role is given for one of its options."""
+        return self._evaluated(role, [name])[name]
+
     def packages(self, role: str) -> list[str] | dict[str, list[str]]:
         """Return the Debian packages that a role installs, or those of each release."""
         names = [f"__{role}_packages", f"__{role}_further_packages"]

@@ -59,6 +59,10 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
         ("camera_device=video0", "camera_device is 'video0'"),
         ("camera_width=0", "camera_width and camera_height are 0 and 400"),
         ("field_data_min_free=some", "field_data_min_free is 'some'"),
+        (
+            "field_data_min_free=500000G",
+            "MiB free for .* and field_data_min_free is 500000G, below which the guard stops",
+        ),
         ("field_data_keep_days=-1", "field_data_keep_days is -1"),
         ("field_data_guard_interval=soon", "field_data_guard_interval is 'soon'"),
         ("reboot_timeout=0", "reboot_timeout is 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -236,6 +237,49 @@ def test_a_full_disk() -> None:
     assert sentence.startswith("The device has 99 MiB free on / and needs 100 MiB to work: collect its field data")
 
 
+def guarded(root: Path, free: int, limit: str) -> str | None:
+    """Ask whether a device with that many MiB free has what its guard of field data keeps free."""
+    fake = FakeDevice(root)
+    fake.free = free * 1024**2
+    return preflight.guard_refusal(fake.device(), limit)
+
+
+def test_a_card_on_which_the_guard_would_stop_what_a_run_starts(tmp_path: Path) -> None:
+    """It was restarted by the run and stopped again, and no sentence told of the card."""
+    assert guarded(tmp_path, 500, "500M") is None
+    assert guarded(tmp_path, 1024, "1G") is None
+    sentence = guarded(tmp_path, 499, "500M")
+    assert sentence is not None
+    assert SENTENCE.fullmatch(sentence)
+    assert sentence.startswith(
+        "The device has 499 MiB free for /home/ggc_user/raw_field_data and field_data_min_free is 500M, below which"
+    )
+    # More than most cards have in all.
+    assert guarded(tmp_path, 14_000, "500G")
+
+
+def test_a_share_of_the_card_is_one_of_its_size(tmp_path: Path) -> None:
+    found = os.statvfs(tmp_path)
+    half = found.f_blocks * found.f_frsize // 2 // 1024**2
+    assert guarded(tmp_path, half + 1, "50%") is None
+    assert guarded(tmp_path, half - 1, "50%")
+
+
+@pytest.mark.parametrize("limit", ["", "some", "0M", "500", "100%"])
+def test_what_is_no_limit_is_for_the_role_to_refuse(tmp_path: Path, limit: str) -> None:
+    assert guarded(tmp_path, 0, limit) is None
+
+
+@pytest.mark.parametrize(("given", "limit"), [({}, "500M"), ({"field_data_min_free": "2G"}, "2G")])
+def test_a_device_is_asked_for_the_limit_that_the_run_brings(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], limit: str
+) -> None:
+    clock(monkeypatch, NOW)
+    plugin = make(action.ActionModule, {}, reply(stdout=said()), {"changed": False})
+    plugin.run(task_vars=given)
+    assert plugin._execute_module.call_args.kwargs["module_args"]["field_data_min_free"] == limit
+
+
 @pytest.mark.parametrize(
     "name", ["mirror_dists_trixie_main_binary-armhf_Packages", "mirror_main_binary-arm64_Packages.lz4"]
 )
@@ -391,14 +435,18 @@ def test_a_device_whose_card_is_full_is_not_kept_waiting_for_apt(
     monkeypatch.setattr(module, "apt_holder", lambda device: Holder(7, "apt-get"))
     monkeypatch.setattr(module, "wait_for_apt", lambda holder, limit: f"apt is held by {holder()} after {limit} s.")
     told = []
-    for free in (9 * module.MIB, 9000 * module.MIB):
-        monkeypatch.setattr(module, "Device", lambda run, free=free: Device(run, free_bytes=lambda path: free))
-        with patch_module_args({"apt_timeout": 60}), pytest.raises(SystemExit):
+    for free in (9, 400, 9000):
+        bytes_free = free * module.MIB
+        monkeypatch.setattr(module, "Device", lambda run, free=bytes_free: Device(run, free_bytes=lambda path: free))
+        with patch_module_args({"apt_timeout": 60, "field_data_min_free": "500M"}), pytest.raises(SystemExit):
             module.main()
         told.append(json.loads(capsys.readouterr().out)["msg"])
     assert told[0].startswith("The device has 9 MiB free on /")
-    assert "apt" not in told[0]
-    assert told[1] == "apt is held by apt-get (process 7) after 60 s."
+    assert told[1].startswith(
+        "The device has 400 MiB free for /home/ggc_user/raw_field_data and field_data_min_free is"
+    )
+    assert "apt" not in told[0] + told[1]
+    assert told[2] == "apt is held by apt-get (process 7) after 60 s."
 
 
 @pytest.mark.parametrize(("installed", "needed"), [(["numpy"], 1300), (["numpy", "rsync"], 100)])
