@@ -194,11 +194,12 @@ class Observer:
     def _user(self, name: str) -> dict[str, str]:
         if name not in self._passwd:
             return {"state": "absent"}
-        _, _, uid, gid, _, home, shell = self._passwd[name]
+        _, _, uid, gid, comment, home, shell = self._passwd[name]
         groups = sorted(group for group, fields in self._groups.items() if name in fields[3].split(","))
         return {
             "number": uid,
             "group": self._owning_group(int(gid)),
+            "comment": comment,
             "home": home,
             "shell": shell,
             "groups": ",".join(groups),

@@ -183,6 +183,9 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
             continue
         # Of what is something else now, or is gone, nothing else need be said.
         attributes = ["type"] if before.get("type") != now.get("type") else sorted(before.keys() | now.keys())
+        if before.get("state") == now.get("state"):
+            # Of others an older record knows nothing.
+            attributes = [attribute for attribute in attributes if attribute in before]
         differences += [
             Difference(role, entry, attribute, now.get(attribute, ""), before.get(attribute, ""))
             for attribute in attributes

@@ -53,12 +53,14 @@ class Restorer:
         self._moved: set[Path] = set()
         self._packages: set[str] = set()
         self._ours: list[str] = []
+        self._recorded: Entries = {}
 
     def restore(
         self, roles: Mapping[str, Role], found: Mapping[str, Entries], differing: Mapping[str, list[str]]
     ) -> None:
         """Put back the entries of each role that differ, and have folders made anew in which content does."""
         recorded = {entry: known for role in roles.values() for entry, known in role.entries.items()}
+        self._recorded = recorded
         self._owe(recorded, found, differing)
         steps: list[tuple[str, Callable[[str, Mapping[str, str], Mapping[str, str]], None]]] = [
             # What belongs to somebody is given back by name.
@@ -200,32 +202,77 @@ class Restorer:
         self._device.command("systemctl", "unmask", "--runtime", "--quiet", name)
 
     def _user(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-        options = {"group": "--gid", "home": "--home", "shell": "--shell", "groups": "--groups", "number": "--uid"}
+        options = {"group": "--gid", "comment": "--comment", "home": "--home", "shell": "--shell"}
+        options |= {"groups": "--groups", "number": "--uid"}
         if "number" not in before:
             return
+        holder = self._account("passwd", 2, before["number"]) if before["number"] != now.get("number") else []
+        # A dry run makes none.
+        has_group = self._dry or bool(self._account("group", 0, before["group"]))
         if "number" not in now:
+            if is_renamed(holder, before):
+                self._do(f"{holder[0]} is {name} again", self._usermod, "--login", name, holder[0])
+                return
+            if holder:
+                self._leave(f"the user {name}", before["number"], holder[0])
+                return
+            if not has_group:
+                if before["group"] != name:
+                    # Both are for its role to make.
+                    return
+                # With the user a group of the same name is made.
+                del options["group"]
             # Its role would give it another number, and its files to nobody.
             options["home"] = "--home-dir"
-            given = [f"{option}={before[attribute]}" for attribute, option in options.items() if before[attribute]]
+            given = [f"{option}={before[each]}" for each, option in options.items() if before.get(each)]
             sentence = f"{name} is there again, with the number {before['number']}"
             self._do(sentence, self._device.command, "useradd", "--system", "--no-create-home", *given, name)
             return
         for attribute, option in options.items():
-            if before[attribute] != now[attribute]:
+            if attribute not in before or before[attribute] == now[attribute]:
+                continue
+            if attribute == "number" and holder:
+                self._leave(f"the user {name}", before["number"], holder[0])
+            elif attribute != "group" or has_group:
                 sentence = f"the {attribute} of {name} is {before[attribute] or 'none'} again"
                 self._do(sentence, self._usermod, option, before[attribute], name)
 
     def _usermod(self, option: str, value: str, name: str) -> None:
-        if option in ("--home", "--uid"):
-            # Of who runs anything it changes neither. All that is stopped owes a restart.
+        if option in ("--home", "--uid", "--login"):
+            # Of who runs anything it changes none. All that is stopped owes a restart.
             self._device.run(["systemctl", "stop", *self._ours])
         self._device.command("usermod", option, value, name)
+
+    def _account(self, file: str, index: int, value: str) -> list[str]:
+        """Return the fields of a user or group by one of them, as it is now; none if there is none."""
+        lines = (read_text(self._device.path(f"/etc/{file}")) or "").splitlines()
+        return next((fields for fields in (line.split(":") for line in lines) if fields[index:][:1] == [value]), [])
+
+    def _leave(self, whose: str, number: str, holder: str) -> None:
+        sentence = f"{whose} had the number {number}, which is that of {holder} now: give {holder} another one"
+        sentence += " on the device, and run again."
+        if sentence not in self.left:
+            self.left.append(sentence)
 
     def _group(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         if "number" not in before or before["number"] == now.get("number"):
             return
-        sentence = f"the number of {name} is {before['number']} again"
-        self._do(sentence, self._number, name, before["number"], now.get("number", ""))
+        number, holder = before["number"], self._account("group", 2, before["number"])
+        if holder and "number" not in now and self._is_group_of(name, number):
+            self._do(f"the group {holder[0]} is {name} again", self._device.command, "groupmod", "-n", name, holder[0])
+        elif holder:
+            self._leave(f"the group {name}", number, holder[0])
+        else:
+            self._do(f"the number of {name} is {number} again", self._number, name, number, now.get("number", ""))
+
+    def _is_group_of(self, name: str, number: str) -> bool:
+        """Say whether a number is still the group of a user whose group was called so: it has another name alone."""
+        for entry, known in self._recorded.items():
+            if entry.startswith("user ") and known.get("group") == name:
+                holder = self._account("passwd", 2, known["number"])
+                if holder[3:4] == [number] and (entry == f"user {holder[0]}" or is_renamed(holder, known)):
+                    return True
+        return False
 
     def _number(self, name: str, number: str, former: str) -> None:
         if not former:
@@ -240,6 +287,9 @@ class Restorer:
 
     def _members(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         if before.get("members", now.get("members")) == now.get("members"):
+            return
+        if not (self._dry or self._account("group", 0, name)):
+            # Somebody has its number, and its role makes it.
             return
         # One that was removed since can be no member; whose user a role manages is there again.
         users = {line.partition(":")[0] for line in (read_text(self._device.path("/etc/passwd")) or "").splitlines()}
@@ -281,6 +331,15 @@ class Restorer:
         self._do(
             f"{self._device.name(path)} has {before['flags'] or 'none of the flags'} again", write_text, path, text
         )
+
+
+def is_renamed(holder: list[str], before: Mapping[str, str]) -> bool:
+    """Say whether a line of passwd, which has a user's number, is that user whatever its name is.
+
+    Who was made since may have the number too, even the home and shell of all services.
+    """
+    known = [before.get(each) for each in ("comment", "home", "shell")]
+    return bool(before.get("comment")) and holder[4:] == known
 
 
 def is_another(before: Mapping[str, str], now: Mapping[str, str]) -> bool:

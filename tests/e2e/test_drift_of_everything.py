@@ -110,6 +110,18 @@ elif KIND in ("home and shell", "number"):
                 fields[5:] = ["/tmp", "/bin/bash"]
                 changed.append(f"user {fields[0]}")
         path.write_text("".join(":".join(fields) + "\\n" for fields in lines))
+elif KIND in ("accounts that are gone", "other names"):
+    # Of who runs anything neither is possible.
+    call("systemctl", "stop", "localcore.service", "lambda@*", "connector@*")
+    users, groups = ({name for name, known in named(kind).items() if "number" in known} for kind in ("user", "group"))
+    for name in users:
+        # With its own group.
+        call(*(["userdel", name] if KIND != "other names" else ["usermod", "--login", f"{name}x", name]))
+        changed.append(f"user {name}")
+    for name in groups if KIND == "other names" else groups & users:
+        if KIND == "other names":
+            call("groupmod", "--new-name", f"{name}x", name)
+        changed.append(f"group {name}")
 elif KIND == "members":
     for name in named("user"):
         call("gpasswd", "--add", name, "games")
@@ -205,6 +217,7 @@ UNCHANGED_RUNS = 50
 # Whose change leaves something to processes that only a restart takes from them.
 RESTARTED = ["byte", "token", "release", "packages", "members", "number", "drop-in for all of a kind"]
 KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node", "another node", "home and shell"]
+KINDS += ["accounts that are gone", "other names"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]
 
 

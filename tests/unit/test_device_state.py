@@ -80,7 +80,7 @@ class Pi:
         self.container = True
         self.calls: list[list[str]] = []
         self.held, self.newest, self.online = "", "3.2-1", True
-        self.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/usr/sbin/nologin\n")
+        self.write("/etc/passwd", "ggc_user:x:990:989:Lambdas:/home/ggc_user:/usr/sbin/nologin\n")
         self.write("/etc/group", "ggc_group:x:989:collect\nvideo:x:44:ggc_user\n")
         self.write("/etc/os-release", "ID=debian\nVERSION_CODENAME=bookworm\n")
         self.write("/usr/bin/python3.11", "")
@@ -129,6 +129,13 @@ class Pi:
                 self.write("/var/lib/dpkg/status", STATUS.format(version=self.newest))
                 self.calls.append(argv)
                 return (0, "rsync is already the newest version", "") if self.online else (100, "", "E: no network\n")
+            case ["groupadd", "--system", "--gid", number, name]:
+                self.write("/etc/group", f"{self.path('/etc/group').read_text()}{name}:x:{number}:\n")
+            case ["groupmod", "-n", name, former]:
+                self.write("/etc/group", re.sub(f"(?m)^{former}:", f"{name}:", self.path("/etc/group").read_text()))
+            case ["useradd", *_, name] if f"--gid={name}" in argv:
+                if f"{name}:" not in self.path("/etc/group").read_text():
+                    return 6, "", f"useradd: group '{name}' does not exist\n"
             case ["mv", "--", one, other]:
                 Path(one).replace(other)
             case ["systemd-detect-virt", *_]:
@@ -849,7 +856,7 @@ def test_what_two_roles_manage_is_put_back_once(pi: Pi) -> None:
     device_state.record(pi.device, {"lambda": "c"}, {"lambda": shared})
     pi.held = "rsync\n"
     pi.write("/var/lib/dpkg/status", STATUS.format(version="3.1-1"))
-    pi.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/bin/bash\n")
+    pi.write("/etc/passwd", "ggc_user:x:990:989:Lambdas:/home/ggc_user:/bin/bash\n")
     begun = device_state.begin(pi.device, {**INPUTS, "lambda": "c"}, everything=False)
     assert len([call for call in pi.calls if call[0] == "usermod"]) == len(begun.restored) == len(begun.left) == 1
 
@@ -909,7 +916,7 @@ READ: dict[str, tuple[Callable[[Pi], object], str]] = {
     "one more module": (change("/opt/pi-fleet/lambda/x/releases/1/y.py", ""), "sdk"),
     "settings": (change("/etc/pi-fleet/camera.json", "{ }"), "sdk"),
     "a package": (change("/var/lib/dpkg/status", STATUS.format(version="3.1-1")), "user"),
-    "a user's shell": (change("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/bin/sh\n"), "user"),
+    "a user's shell": (change("/etc/passwd", "ggc_user:x:990:989:Lambdas:/home/ggc_user:/bin/sh\n"), "user"),
     "a group": (change("/etc/group", "ggc_group:x:989:\nvideo:x:44:ggc_user\n"), "user"),
 }
 
@@ -927,7 +934,7 @@ def test_what_may_run_what_differed_owes_a_restart_and_its_roles_run(
     assert owed(running) == SERVICES
 
 
-PASSWD = "ggc_user:x:990:989::/home/ggc_user:/usr/sbin/nologin\n"
+PASSWD = "ggc_user:x:990:989:Lambdas:/home/ggc_user:/usr/sbin/nologin\n"
 GROUP = "ggc_group:x:989:collect\nvideo:x:44:ggc_user\n"
 STOP = ["systemctl", "stop", "connector@model.service", "lambda@x.path", "lambda@x.service", "localcore.service"]
 FIND = ["find", "{root}/home/ggc_user/raw_field_data", "-xdev", "-group", "1989", "-execdir"]
@@ -944,6 +951,30 @@ ACCOUNTS: dict[str, tuple[str, str, list[list[str]], list[str]]] = {
         [STOP, ["usermod", "--home", "/home/ggc_user", "ggc_user"]],
         ["the home of ggc_user is /home/ggc_user again"],
     ),
+    "a user's comment": (
+        PASSWD.replace("Lambdas", "x"),
+        GROUP,
+        [["usermod", "--comment", "Lambdas", "ggc_user"]],
+        ["the comment of ggc_user is Lambdas again"],
+    ),
+    "a user's name": (
+        PASSWD.replace("ggc_user:x", "x:x"),
+        GROUP.replace("ggc_user", "x"),
+        [STOP, ["usermod", "--login", "ggc_user", "x"]],
+        ["x is ggc_user again"],
+    ),
+    "a group's name": (
+        PASSWD,
+        GROUP.replace("ggc_group:x", "x:x"),
+        [["groupmod", "-n", "ggc_group", "x"], ["usermod", "--gid", "ggc_group", "ggc_user"]],
+        ["the group x is ggc_group again", "the group of ggc_user is ggc_group again"],
+    ),
+    "the names of both": (
+        PASSWD.replace("ggc_user:x", "x:x"),
+        GROUP.replace("ggc_user", "x").replace("ggc_group:x", "y:x"),
+        [["groupmod", "-n", "ggc_group", "y"], STOP, ["usermod", "--login", "ggc_user", "x"]],
+        ["the group y is ggc_group again", "x is ggc_user again"],
+    ),
     "a user's shell": (
         PASSWD.replace("nologin", "sh"),
         GROUP,
@@ -955,8 +986,8 @@ ACCOUNTS: dict[str, tuple[str, str, list[list[str]], list[str]]] = {
         "ggc_group:x:989:\nvideo:x:44:\n",
         [
             [
-                *["useradd", "--system", "--no-create-home", "--gid=ggc_group", "--home-dir=/home/ggc_user"],
-                *["--shell=/usr/sbin/nologin", "--groups=video", "--uid=990", "ggc_user"],
+                *["useradd", "--system", "--no-create-home", "--gid=ggc_group", "--comment=Lambdas"],
+                *["--home-dir=/home/ggc_user", "--shell=/usr/sbin/nologin", "--groups=video", "--uid=990", "ggc_user"],
             ],
         ],
         ["ggc_user is there again, with the number 990"],
@@ -1001,6 +1032,82 @@ def test_users_and_groups_have_their_numbers_again_too(
     assert running.calls[before:] == [[word.replace("{root}", root) for word in call] for call in calls]
     assert begun.restored == dry == sentences
     assert owed(running) == SERVICES
+
+
+TAKEN: dict[str, tuple[str, str, list[str]]] = {
+    "a user's, who is gone": (
+        "eve:x:990:990:Somebody:/home/ggc_user:/usr/sbin/nologin\n",
+        "ggc_group:x:989:collect\nvideo:x:44:\n",
+        ["the user ggc_user had the number 990, which is that of eve now: give eve another one"],
+    ),
+    "a user's, who has another": (
+        PASSWD.replace("990", "1990") + "eve:x:990:990:Somebody:/:/bin/sh\n",
+        GROUP,
+        ["the user ggc_user had the number 990, which is that of eve now: give eve another one"],
+    ),
+    "a group's, which has another": (
+        PASSWD.replace("989", "1989"),
+        GROUP.replace("989", "1989") + "eve:x:989:\n",
+        ["the group ggc_group had the number 989, which is that of eve now: give eve another one"],
+    ),
+    "both of those who are gone": (
+        "eve:x:990:989:Somebody:/home/ggc_user:/usr/sbin/nologin\ncollect:x:991:991::/:/bin/sh\n",
+        "eve:x:989:\nvideo:x:44:\n",
+        [
+            "the group ggc_group had the number 989, which is that of eve now: give eve another one",
+            "the user ggc_user had the number 990, which is that of eve now: give eve another one",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("passwd", "group", "left"), TAKEN.values(), ids=TAKEN)
+def test_a_number_that_somebody_else_has_now_is_left_and_told_with_what_to_do(
+    pi: Pi, passwd: str, group: str, left: list[str]
+) -> None:
+    pi.write("/etc/passwd", passwd)
+    pi.write("/etc/group", group)
+    before = len(pi.calls)
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert begun.left == [f"{each} on the device, and run again." for each in left]
+    assert [call for call in pi.calls[before:] if call[0] != "systemctl"] == []
+    assert list(begun.run) == ["user"]
+
+
+@pytest.mark.parametrize("groups", [[], ["localcore"]])
+def test_a_user_is_made_again_with_a_group_of_its_own_that_is_recorded_or_not(
+    tmp_path: Path, groups: list[str]
+) -> None:
+    pi = Pi(tmp_path)
+    pi.write("/etc/passwd", "localcore:x:991:992:Local core:/nonexistent:/usr/sbin/nologin\n")
+    pi.write("/etc/group", "localcore:x:992:\n")
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, {"user": {"users": ["localcore"], "groups": groups}})
+    pi.write("/etc/passwd", "")
+    pi.write("/etc/group", "")
+    made = device_state.begin(pi.device, {"user": "b"}, everything=False).restored
+    assert made[-1] == "localcore is there again, with the number 991"
+    assert made[:-1] == [f"the number of {group} is 992 again" for group in groups]
+
+
+def test_what_an_older_record_does_not_know_is_no_drift(pi: Pi) -> None:
+    rewrite(pi, "user ggc_user", "comment")
+    assert told(pi) == []
+    pi.write("/etc/passwd", PASSWD.replace("nologin", "bash"))
+    assert told(pi) == ["user ggc_user: shell is /usr/sbin/bash, was /usr/sbin/nologin"]
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert begun.restored == ["the shell of ggc_user is /usr/sbin/nologin again"]
+    pi.write("/etc/passwd", "")
+    assert "user ggc_user: state is absent, was none" in told(pi)
+
+
+def rewrite(pi: Pi, entry: str, *attributes: str) -> None:
+    """Have the record be one of before attributes were recorded."""
+    record, _ = state_record.load(pi.device)
+    for role in record.roles.values():
+        for attribute in attributes if entry in role.entries else ():
+            del role.entries[entry][attribute]
+    state_record.save(pi.device, record)
 
 
 def test_who_owns_what_is_put_back_before_what_they_own(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1096,7 +1203,7 @@ def test_what_a_role_adds_to_what_another_one_manages_is_no_drift(pi: Pi) -> Non
 
 def test_what_two_roles_manage_differs_once_and_concerns_both(pi: Pi) -> None:
     device_state.record(pi.device, {"lambda": "c"}, {"lambda": {"users": ["ggc_user"]}})
-    pi.write("/etc/passwd", "ggc_user:x:990:989::/home/ggc_user:/bin/bash\n")
+    pi.write("/etc/passwd", "ggc_user:x:990:989:Lambdas:/home/ggc_user:/bin/bash\n")
     probe = device_state.probe(pi.device)
     assert [(each.role, each.entry, each.attribute) for each in probe.told] == [("user", "user ggc_user", "shell")]
     assert list(probe.to_run({**INPUTS, "user": "b", "lambda": "c"}, everything=False)) == ["user", "lambda"]
