@@ -171,7 +171,11 @@ def put(entries: Entries, entry: str, source: Entries) -> None:
 
 
 def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[Difference]:
-    """Return what differs, entry by entry; not a package that is newer than it was: the release's updates do that."""
+    """Return what differs, entry by entry.
+
+    Not a package that is newer than it was, for the release's updates do that; nor one that was not installed: it was
+    not needed, and is somebody's.
+    """
     differences = []
     for entry in sorted(wanted.keys() | found.keys()):
         if entry not in wanted or entry not in found:
@@ -179,6 +183,8 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
             differences.append(Difference(role, entry, THERE, *there))
             continue
         before, now = wanted[entry], found[entry]
+        if entry.startswith("package ") and before["state"] != "installed":
+            continue
         if before == now or (entry.startswith("package ") and newer(device, before, now)):
             continue
         # Of what is something else now, or is gone, nothing else need be said.

@@ -189,7 +189,7 @@ print(json.dumps([time.time(), started]))
 """
 # What is not managed: the system's own doings, the user's files, pictures, other packages and units.
 UNMANAGED = """
-import os, subprocess, time
+import json, os, subprocess, time
 from pathlib import Path
 pictures = Path("/home/ggc_user/raw_field_data")
 for name in ("1800000000000_clutter_0.9.jpg", "1800000000001.jpg"):
@@ -210,7 +210,17 @@ bytecode.mkdir(exist_ok=True)
 subprocess.run(["systemctl", "daemon-reload"], check=True)
 subprocess.run(["useradd", "--create-home", "eve"], check=True, capture_output=True)
 subprocess.run(["logger", "hello"], check=True)
-install = ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", "cowsay"]
+# One that no role knows, and one that role camera would need elsewhere, where Debian has any.
+record = json.loads(Path("/var/lib/pi-fleet/state.json").read_text())["content"]["roles"]
+others = [
+    entry.removeprefix("package ") for entry, known in record["camera"]["entries"].items()
+    if entry.startswith("package ") and known["state"] == "not installed"
+]
+offered = [
+    name for name in others
+    if subprocess.run(["apt-cache", "show", "--quiet", name], capture_output=True).returncode == 0
+]
+install = ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", "cowsay", *offered[:1]]
 subprocess.run(install, check=True, capture_output=True)
 """
 UNCHANGED_RUNS = 50

@@ -334,6 +334,10 @@ SILENT: dict[str, Callable[[Pi], object]] = {
         "/var/lib/dpkg/status",
         STATUS.format(version="3.2-1") + "\nPackage: vim\nStatus: install ok installed\nVersion: 9\n",
     ),
+    "a package that another choice of its role would need": lambda pi: pi.write(
+        "/var/lib/dpkg/status",
+        STATUS.format(version="3.2-1") + "\nPackage: rpicam-apps\nStatus: install ok installed\nVersion: 1.5\n",
+    ),
     "bytecode": change("/opt/camera/current/__pycache__/a.pyc", "?"),
     "a log": change("/var/log/syslog", "?"),
     "another flag": change(FIRMWARE, "quiet console=tty1 cgroup_memory=1 rootwait\n"),
