@@ -18,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils import release
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import FirstBoot
 from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import Hostname
@@ -58,8 +57,9 @@ BOOT = 60
 """Seconds in which a device that boots may have started its units."""
 BOOTING = ("initializing", "starting")
 SHOWN = ("Id", "LoadState", "FragmentPath", "DropInPaths", "UnitFileState", "ActiveState", "NeedDaemonReload")
-# What Python writes beside sources, and apt and editors beside what they replace, is nobody's work.
-IGNORED = (*release.IGNORED, ".*.pi-fleet-new")
+# What Python writes beside sources, and we beside what we replace, is nobody's work. Bytecode in the place of a source
+# is somebody's: Python writes none there, and imports it.
+IGNORED = ("__pycache__", ".*.pi-fleet-new")
 # A paragraph of dpkg's own account, as far as its version.
 PACKAGE = re.compile(
     r"^Package: (\S+)\nStatus: \S+ \S+ (\S+)\n(?:(?!Version: ).+\n)*(?:Version: (\S+)$)?", re.MULTILINE

@@ -83,6 +83,15 @@ elif KIND == "another node":
         os.unlink(path)
         os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
         changed.append(f"path {path}")
+elif KIND == "more modules":
+    trees = {tree for role in record.values() for tree in role["manages"].get("trees", ())}
+    # Where no source is, Python imports bytecode too.
+    modules = [Path(tree, "mine.py") for tree in trees if os.path.isdir(tree)]
+    releases = [Path(path).resolve() for path in of("link") if path.endswith("/current")]
+    modules += [path / "mine.pyc" for path in releases if not trees.isdisjoint(map(str, path.parents))]
+    for path in modules:
+        path.write_text("# somebody's")
+        changed.append(f"path {path}")
 elif KIND == "release":
     for path in map(Path, of("link")):
         if path.name == "current":
@@ -225,7 +234,7 @@ subprocess.run(install, check=True, capture_output=True)
 """
 UNCHANGED_RUNS = 50
 # Whose change leaves something to processes that only a restart takes from them.
-RESTARTED = ["byte", "token", "release", "packages", "members", "number", "drop-in for all of a kind"]
+RESTARTED = ["byte", "token", "more modules", "release", "packages", "members", "number", "drop-in for all of a kind"]
 KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node", "another node", "home and shell"]
 KINDS += ["accounts that are gone", "other names"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]

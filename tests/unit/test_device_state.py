@@ -199,6 +199,11 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         "path /etc/conf.d/two: it is there, and was not",
     ),
     "one more in a tree": (change("/opt/camera/b", ""), "camera", "path /opt/camera/b: it is there, and was not"),
+    "bytecode in the place of a module": (
+        change("/opt/camera/current/json.pyc", "?"),
+        "camera",
+        "path /opt/camera/current/json.pyc: it is there, and was not",
+    ),
     "one less in a tree": (
         lambda pi: pi.path("/opt/camera/current/a.py").unlink(),
         "camera",
