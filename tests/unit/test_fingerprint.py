@@ -38,6 +38,12 @@ def options() -> list[Any]:
 
 def prints(folder: Path, **variables: Any) -> dict[str, str]:
     """Return the fingerprints of all roles for a device with these variables."""
+    roles = of_device(folder, **variables)
+    return {name: roles.fingerprint(name) for name in NAMES}
+
+
+def of_device(folder: Path, **variables: Any) -> fingerprint.Roles:
+    """Return the roles for a device with these variables."""
     loader = DataLoader()
     base = {
         "inventory_dir": str(folder),
@@ -48,8 +54,7 @@ def prints(folder: Path, **variables: Any) -> dict[str, str]:
         "greengrass_sdk_cache": "cache",
         "image_classifier_cache": "cache",
     }
-    roles = fingerprint.Roles({**base, **variables}, Templar(loader=loader), loader)
-    return {name: roles.fingerprint(name) for name in NAMES}
+    return fingerprint.Roles({**base, **variables}, Templar(loader=loader), loader)
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +156,12 @@ def test_a_byte_of_the_project_changes_the_fingerprints_of_the_roles_that_have_i
 
 def test_what_is_not_named_is_not_read() -> None:
     assert fingerprint.content("") == "absent"
+
+
+@pytest.mark.parametrize(
+    ("role", "folder"),
+    # PYTHONPATH of each Lambda, and what the guard, a program of root's, looks at first.
+    [("camera", "/opt/pi-fleet/lib"), ("field_data", "/opt/pi-fleet/bin"), ("local_core", "/opt/pi-fleet/localcore")],
+)
+def test_whatever_lies_where_python_imports_from_is_managed(role: str, folder: str) -> None:
+    assert folder in of_device(Path("/nowhere")).manages(role)["trees"]
