@@ -84,7 +84,8 @@ def since(device: Device, difference: Difference) -> str:
     if kind == "package":
         name = "/var/lib/dpkg/status" if not difference.found else f"/var/lib/dpkg/info/{name}.list"
     elif kind in ("user", "group"):
-        files = {"members": "group", "groups": "group", "password": "shadow"}
+        shadow = "shadow" if kind == "user" else "gshadow"
+        files = {"groups": "group", "administrators": shadow, "password": shadow, "expiry": shadow}
         name = f"/etc/{files.get(difference.attribute, 'passwd' if kind == 'user' else 'group')}"
     elif difference.entry == "kernel command line":
         name = device.name(locate(device) or device.root)

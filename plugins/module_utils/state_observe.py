@@ -64,6 +64,8 @@ IGNORED = ("__pycache__", ".*.pi-fleet-new")
 PACKAGE = re.compile(
     r"^Package: (\S+)\nStatus: \S+ \S+ (\S+)\n(?:(?!Version: ).+\n)*(?:Version: (\S+)$)?", re.MULTILINE
 )
+# What chage sets of an account, in the order of /etc/shadow.
+EXPIRY = ("lastday", "mindays", "maxdays", "warndays", "inactive", "expiredate")
 TYPES = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -187,6 +189,10 @@ class Observer:
     def _shadow(self) -> dict[str, list[str]]:
         return self._colons("/etc/shadow", 9)
 
+    @cached_property
+    def _gshadow(self) -> dict[str, list[str]]:
+        return self._colons("/etc/gshadow", 4)
+
     def _colons(self, path: str, fields: int) -> dict[str, list[str]]:
         lines = (line.split(":") for line in (read_text(self._device.path(path)) or "").splitlines())
         return {line[0]: line for line in lines if len(line) == fields}
@@ -204,18 +210,35 @@ class Observer:
             "shell": shell,
             "groups": ",".join(groups),
             "password": self._password(name),
+            "expiry": self._expiry(name),
         }
 
     def _password(self, name: str) -> str:
         """Say whether a user has a password; never which."""
-        field = self._shadow.get(name, ["", ""])[1]
+        field = self._passwd[name][1]
+        if field == "x":
+            field = self._shadow.get(name, ["", ""])[1]
         return "none" if not field else "locked" if field.startswith(("!", "*")) else "set"
+
+    def _expiry(self, name: str) -> str:
+        """Return what may keep a user from logging in, as options of chage; of the last day only that there is none."""
+        last, *others = self._shadow.get(name, [""] * 8)[2:8]
+        fields = zip(EXPIRY, ["0" if last == "0" else "", *others], strict=True)
+        return " ".join(f"{option}={value}" for option, value in fields if value)
 
     def _group(self, name: str) -> dict[str, str]:
         if name not in self._groups:
             return {"state": "absent"}
-        _, _, gid, members = self._groups[name]
-        return {"number": gid, "members": ",".join(sorted(filter(None, members.split(","))))}
+        _, password, gid, members = self._groups[name]
+        # Where there is such a line, it is what newgrp and sg look at.
+        _, password, administrators, _ = self._gshadow.get(name, ["", password, "", ""])
+        return {
+            "number": gid,
+            "members": names(members),
+            "administrators": names(administrators),
+            # With an empty one only members have the group's rights.
+            "password": "none" if password in ("", "x") or password.startswith(("!", "*")) else "set",
+        }
 
     def _sysctl(self, name: str) -> str:
         return (read_text(self._device.path(f"/proc/sys/{name.replace('.', '/')}")) or "not known").strip()
@@ -311,6 +334,11 @@ class Observer:
     def _is_vendors(self, name: str) -> bool:
         """Say whether a package brought a unit, whatever file is in its place; we have instances of our own alone."""
         return any(self._device.path(f"{top}systemd/system/{name}").exists() for top in VENDORS)
+
+
+def names(field: str) -> str:
+    """Return the names of a field of group or gshadow, sorted."""
+    return ",".join(sorted(filter(None, field.split(","))))
 
 
 def enabled(shown: Mapping[str, str]) -> bool:

@@ -25,7 +25,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FOLDER as FIELD_DATA
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
-from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Observer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, EXPIRY, Entries, Observer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import Role, newer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED
 
@@ -237,6 +237,25 @@ class Restorer:
                 sentence = f"the {attribute} of {name} is {before[attribute] or 'none'} again"
                 self._do(sentence, self._usermod, option, before[attribute], name)
 
+        self._login(name, before, now)
+
+    def _login(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        """Have a user be locked, and not expire, as before."""
+        if before.get("password") == "locked" != now["password"]:
+            # Where no x leads to shadow, usermod sets that in passwd. An x is nobody's password.
+            self._do(f"{name} is locked again", self._lock, name)
+        if "expiry" in before and before["expiry"] != now["expiry"]:
+            wanted, found = (dict(each.split("=") for each in known["expiry"].split()) for known in (before, now))
+            differing = [option for option in EXPIRY if wanted.get(option) != found.get(option)]
+            options = [f"--{option}={wanted.get(option, '-1')}" for option in differing]
+            sentence = f"the expiry of {name} is {before['expiry'] or 'none'} again"
+            self._do(sentence, self._device.command, "chage", *options, name)
+
+    def _lock(self, name: str) -> None:
+        # Where no x in passwd leads to shadow, usermod changes passwd. As a password, x is nobody's.
+        for password in ("x", "*"):
+            self._device.command("usermod", "--password", password, name)
+
     def _usermod(self, option: str, value: str, name: str) -> None:
         if option in ("--home", "--uid", "--login"):
             # Of who runs anything it changes none. All that is stopped owes a restart.
@@ -286,17 +305,20 @@ class Restorer:
             self._device.command("find", str(folder), "-xdev", "-group", former, *give)
 
     def _members(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-        if before.get("members", now.get("members")) == now.get("members"):
-            return
         if not (self._dry or self._account("group", 0, name)):
             # Somebody has its number, and its role makes it.
             return
         # One that was removed since can be no member; whose user a role manages is there again.
         users = {line.partition(":")[0] for line in (read_text(self._device.path("/etc/passwd")) or "").splitlines()}
-        members = ",".join(each for each in before["members"].split(",") if each in users)
-        if members != now.get("members", ""):
-            sentence = f"the members of {name} are {members or 'none'} again"
-            self._do(sentence, self._device.command, "gpasswd", "--members", members, name)
+        for attribute in ("members", "administrators"):
+            if before.get(attribute, now.get(attribute)) == now.get(attribute):
+                continue
+            wanted = ",".join(each for each in before[attribute].split(",") if each in users)
+            if wanted != now.get(attribute, ""):
+                sentence = f"the {attribute} of {name} are {wanted or 'none'} again"
+                self._do(sentence, self._device.command, "gpasswd", f"--{attribute}", wanted, name)
+        if before.get("password") == "none" and now.get("password") == "set":
+            self._do(f"the group {name} has no password again", self._device.command, "gpasswd", "-r", name)
 
     def _package(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         if before.get("state") != "installed" or now.get("state") != "installed":

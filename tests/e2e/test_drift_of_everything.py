@@ -119,6 +119,25 @@ elif KIND in ("home and shell", "number"):
                 fields[5:] = ["/tmp", "/bin/bash"]
                 changed.append(f"user {fields[0]}")
         path.write_text("".join(":".join(fields) + "\\n" for fields in lines))
+elif KIND == "who may log in":
+    # chage asks shadow alone; a password that need not be given is in passwd.
+    for name, known in named("user").items():
+        if "number" in known:
+            call("chage", "--lastday", "0", "--expiredate", "1", name)
+            changed.append(f"user {name}")
+    path = Path("/etc/passwd")
+    lines = [line.split(":") for line in path.read_text().splitlines()]
+    for fields in lines:
+        if fields[0] in named("user"):
+            fields[1], fields[4] = "", "somebody"
+    path.write_text("".join(":".join(fields) + "\\n" for fields in lines))
+    for name, known in named("group").items():
+        if "number" in known:
+            call("gpasswd", "--administrators", "games", name)
+            lines = [line.split(":") for line in Path("/etc/gshadow").read_text().splitlines()]
+            lines = [[each, "$y$x", *rest] if each == name else [each, _, *rest] for each, _, *rest in lines]
+            Path("/etc/gshadow").write_text("".join(":".join(fields) + "\\n" for fields in lines))
+            changed.append(f"group {name}")
 elif KIND in ("accounts that are gone", "other names"):
     # Of who runs anything neither is possible.
     call("systemctl", "stop", "localcore.service", "lambda@*", "connector@*")
@@ -236,7 +255,7 @@ UNCHANGED_RUNS = 50
 # Whose change leaves something to processes that only a restart takes from them.
 RESTARTED = ["byte", "token", "more modules", "release", "packages", "members", "number", "drop-in for all of a kind"]
 KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node", "another node", "home and shell"]
-KINDS += ["accounts that are gone", "other names"]
+KINDS += ["who may log in", "accounts that are gone", "other names"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]
 
 

@@ -86,6 +86,7 @@ class Pi:
         self.write("/usr/bin/python3.11", "")
         (root / "usr/bin/python3").symlink_to("python3.11")
         self.write("/etc/shadow", "ggc_user:!:20000::::::\n")
+        self.write("/etc/gshadow", "ggc_group:!::collect\n")
         self.write("/etc/hostname", "kitchen\n")
         self.write("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1\tkitchen\n")
         self.write("/proc/sys/kernel/hostname", "kitchen\n")
@@ -180,6 +181,11 @@ def link(pi: Pi, name: str, target: str) -> None:
     pi.path(name).symlink_to(target)
 
 
+def password_in_group(pi: Pi) -> None:
+    pi.write("/etc/group", GROUP.replace("ggc_group:x", "ggc_group:$y$x"))
+    pi.path("/etc/gshadow").unlink()
+
+
 DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
     "a byte": (change("/etc/camera.json", "{ }"), "camera", "path /etc/camera.json: its content is another one"),
     "a mode": (
@@ -270,6 +276,46 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         "user",
         "user ggc_user: groups is sudo,video, was video",
     ),
+    "a user who needs no password": (
+        lambda pi: pi.write("/etc/passwd", PASSWD.replace(":x:", "::")),
+        "user",
+        "user ggc_user: password is none, was locked",
+    ),
+    "a password in passwd": (
+        lambda pi: pi.write("/etc/passwd", PASSWD.replace(":x:", ":$y$x:")),
+        "user",
+        "user ggc_user: password is set, was locked",
+    ),
+    "an account that has expired": (
+        change("/etc/shadow", "ggc_user:!:20000:::::1:\n"),
+        "user",
+        "user ggc_user: expiry is expiredate=1, was none",
+    ),
+    "a password that must be changed": (
+        change("/etc/shadow", "ggc_user:!:0::1::::\n"),
+        "user",
+        "user ggc_user: expiry is lastday=0 maxdays=1, was none",
+    ),
+    "a comment": (
+        lambda pi: pi.write("/etc/passwd", PASSWD.replace("Lambdas", "x")),
+        "user",
+        "user ggc_user: comment is x, was Lambdas",
+    ),
+    "a group's password": (
+        change("/etc/gshadow", "ggc_group:$y$x::collect\n"),
+        "user",
+        "group ggc_group: password is set, was none",
+    ),
+    "a group's password in group": (
+        password_in_group,
+        "user",
+        "group ggc_group: password is set, was none",
+    ),
+    "a group's administrator": (
+        change("/etc/gshadow", "ggc_group:!:eve:collect\n"),
+        "user",
+        "group ggc_group: administrators is eve, was none",
+    ),
     "an empty password": (
         change("/etc/shadow", "ggc_user::20000::::::\n"),
         "user",
@@ -352,6 +398,10 @@ SILENT: dict[str, Callable[[Pi], object]] = {
     "a distribution's drop-in for all services": shown("DropInPaths", "/usr/lib/systemd/system/service.d/y.conf"),
     "another host's address": change("/etc/hosts", "10.0.0.1 broker\n127.0.1.1 kitchen\n"),
     "another user's password": change("/etc/shadow", "ggc_user:!:20000::::::\neve:$y$j9T$x:20000::::::\n"),
+    "a user locked in another way": change("/etc/shadow", "ggc_user:*:20000::::::\n"),
+    "a password's last day": change("/etc/shadow", "ggc_user:!:20100::::::\n"),
+    "a group without a password": change("/etc/gshadow", "ggc_group:::collect\n"),
+    "a device without gshadow": lambda pi: pi.path("/etc/gshadow").unlink(),
     "the same again": change("/etc/camera.json", "{}"),
 }
 
@@ -1099,8 +1149,58 @@ def test_a_user_is_made_again_with_a_group_of_its_own_that_is_recorded_or_not(
     assert made[:-1] == [f"the number of {group} is 992 again" for group in groups]
 
 
+SHADOW = "ggc_user:!:20000::::::\n"
+LOGIN = {
+    "no password": (
+        {"/etc/passwd": PASSWD.replace(":x:", "::")},
+        [["usermod", "--password", "x", "ggc_user"], ["usermod", "--password", "*", "ggc_user"]],
+        "ggc_user is locked again",
+    ),
+    "expired": (
+        {"/etc/shadow": SHADOW.replace("20000::::::", "0:::::1:")},
+        [["chage", "--lastday=-1", "--expiredate=-1", "ggc_user"]],
+        "the expiry of ggc_user is none again",
+    ),
+    "a group's password": (
+        {"/etc/gshadow": "ggc_group:$y$x::collect\n"},
+        [["gpasswd", "-r", "ggc_group"]],
+        "the group ggc_group has no password again",
+    ),
+    "a group's administrator": (
+        {"/etc/gshadow": "ggc_group:!:eve:collect\n"},
+        [["gpasswd", "--administrators", "", "ggc_group"]],
+        "the administrators of ggc_group are none again",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "calls", "sentence"), LOGIN.values(), ids=LOGIN)
+def test_who_may_log_in_and_join_is_put_back(
+    pi: Pi, files: dict[str, str], calls: list[list[str]], sentence: str
+) -> None:
+    for name, text in files.items():
+        pi.write(name, text)
+    before = len(pi.calls)
+    dry = device_state.begin(pi.device, INPUTS, everything=False, dry=True).restored
+    assert pi.calls[before:] == []
+    assert device_state.begin(pi.device, INPUTS, everything=False).restored == dry == [sentence]
+    assert pi.calls[before:] == calls
+
+
+def test_what_expired_before_and_does_so_still_has_its_dates_again(pi: Pi) -> None:
+    pi.write("/etc/shadow", "ggc_user:!:20000:0:99999:7:::\n")
+    device_state.begin(pi.device, INPUTS, everything=True)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    pi.write("/etc/shadow", "ggc_user:!:20000:0:1:7:::\n")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    assert pi.calls[-1] == ["chage", "--maxdays=99999", "ggc_user"]
+
+
 def test_what_an_older_record_does_not_know_is_no_drift(pi: Pi) -> None:
-    rewrite(pi, "user ggc_user", "comment")
+    pi.write("/etc/shadow", SHADOW.replace("::::::", ":::::1:"))
+    pi.write("/etc/gshadow", "ggc_group:$y$x:eve:collect\n")
+    rewrite(pi, "user ggc_user", "comment", "expiry")
+    rewrite(pi, "group ggc_group", "administrators", "password")
     assert told(pi) == []
     pi.write("/etc/passwd", PASSWD.replace("nologin", "bash"))
     assert told(pi) == ["user ggc_user: shell is /usr/sbin/bash, was /usr/sbin/nologin"]
