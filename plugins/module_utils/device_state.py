@@ -81,6 +81,8 @@ def since(device: Device, difference: Difference) -> str:
         shown = ["--property=StateChangeTimestamp", "--timestamp=unix", "--value", "--", name]
         changed = device.run(["systemctl", "show", *shown])[1].strip().removeprefix("@")
         return utc(int(changed)) if changed.isdigit() else ""
+    if kind == "package" and difference.attribute == "files":
+        return ""
     if kind == "package":
         name = "/var/lib/dpkg/status" if not difference.found else f"/var/lib/dpkg/info/{name}.list"
     elif kind in ("user", "group"):

@@ -64,6 +64,10 @@ IGNORED = ("__pycache__", ".*.pi-fleet-new")
 PACKAGE = re.compile(
     r"^Package: (\S+)\nStatus: \S+ \S+ (\S+)\n(?:(?!Version: ).+\n)*(?:Version: (\S+)$)?", re.MULTILINE
 )
+# Where a package's own programs and libraries lie, and no settings; what of it nobody runs may be left out or removed.
+INFO = "/var/lib/dpkg/info"
+PROGRAMS = ("/usr/", "/bin/", "/sbin/", "/lib")
+PROSE = tuple(f"/usr/share/{name}/" for name in ("doc", "info", "lintian", "locale", "man"))
 # What chage sets of an account, in the order of /etc/shadow.
 EXPIRY = ("lastday", "mindays", "maxdays", "warndays", "inactive", "expiredate")
 TYPES = {
@@ -89,6 +93,7 @@ class Observer:
         """Look at this device."""
         self._device = device
         self._shown: dict[str, dict[str, str]] = {}
+        self._files: dict[str, str] = {}
 
     def observe(self, declared: Mapping[str, Manages]) -> dict[str, Entries]:
         """Return the entries of each role."""
@@ -114,7 +119,7 @@ class Observer:
                 if path not in manages.get("paths", ()):
                     yield f"seen {path}", self._path(path)
         for name in manages.get("packages", ()):
-            yield f"package {name}", self._packages.get(name, {"state": "not installed"})
+            yield f"package {name}", self._package(name)
         for name in self._unit_names(manages.get("units", ())):
             yield from self._unit(name)
         for name in manages.get("users", ()):
@@ -280,6 +285,57 @@ class Observer:
             if found.get(name, {}).get("state") != "installed":
                 found[name] = {"state": state.replace("-", " "), "version": version or ""}
         return found
+
+    def _package(self, name: str) -> dict[str, str]:
+        found = dict(self._packages.get(name, {"state": "not installed"}))
+        if found["state"] == "installed":
+            if name not in self._files:
+                self._files[name] = self._files_of(name)
+            found["files"] = self._files[name]
+        return found
+
+    def _files_of(self, package: str) -> str:
+        """Return a hash of the size, time, mode and owner of a package's files; reading them all would take minutes."""
+        digest = hashlib.sha256()
+        for name in (read_text(self._device.path(f"{INFO}/{self._list(package)}")) or "").splitlines():
+            if not name.startswith(PROGRAMS) or name.startswith(PROSE):
+                continue
+            # Another package, or somebody, may have had it put elsewhere.
+            place, by = self._diverted.get(name, (name, package))
+            place = name if by == package else place
+            # They are thousands: no Path is made of each.
+            path = f"{self._device.root}/{place}"
+            try:
+                status = os.lstat(path)
+                if stat.S_ISDIR(status.st_mode):
+                    continue
+                link = stat.S_ISLNK(status.st_mode)
+                found = Path(path).readlink() if link else f"{status.st_size} {int(status.st_mtime)}"
+                line = f"{found} {status.st_mode:o} {status.st_uid} {status.st_gid}"
+            except (FileNotFoundError, NotADirectoryError):
+                line = "absent"
+            digest.update(f"{place} {line}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def _list(self, package: str) -> str:
+        found = self._lists.get(package, [""])
+        # Where packages of other architectures may be installed, the first line names that of the device.
+        own = (read_text(self._device.path("/var/lib/dpkg/arch")) or "").partition("\n")[0]
+        return f"{package}:{own}.list" if f"{package}:{own}.list" in found else found[0]
+
+    @cached_property
+    def _lists(self) -> dict[str, list[str]]:
+        """The lists of each package's files, one for each architecture."""
+        found: dict[str, list[str]] = {}
+        for path in sorted(self._device.path(INFO).glob("*.list")):
+            found.setdefault(path.stem.partition(":")[0], []).append(path.name)
+        return found
+
+    @cached_property
+    def _diverted(self) -> dict[str, tuple[str, str]]:
+        """Where files are put instead, and by which package."""
+        lines = (read_text(self._device.path("/var/lib/dpkg/diversions")) or "").splitlines()
+        return {name: (place, by) for name, place, by in zip(lines[::3], lines[1::3], lines[2::3], strict=False)}
 
     def _unit_names(self, patterns: Sequence[str]) -> list[str]:
         folder = self._device.path(FOLDER)

@@ -61,6 +61,8 @@ class Difference:
         """Return it as a line of a report; hashes say nothing to people."""
         if self.attribute == "sha256":
             return f"{self.entry}: its content is another one"
+        if self.attribute == "files":
+            return f"{self.entry}: files of it are other ones"
         if self.attribute == THERE:
             return f"{self.entry}: it {'is there, and was not' if self.found else 'is gone'}"
         return f"{self.entry}: {self.attribute} is {self.found or 'none'}, was {self.wanted or 'none'}"
@@ -185,13 +187,19 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
         before, now = wanted[entry], found[entry]
         if entry.startswith("package ") and before["state"] != "installed":
             continue
-        if before == now or (entry.startswith("package ") and newer(device, before, now)):
+        if before == now:
             continue
         # Of what is something else now, or is gone, nothing else need be said.
         attributes = ["type"] if before.get("type") != now.get("type") else sorted(before.keys() | now.keys())
         if before.get("state") == now.get("state"):
             # Of others an older record knows nothing.
             attributes = [attribute for attribute in attributes if attribute in before]
+        if entry.startswith("package "):
+            if (before["state"], before["version"]) != (now["state"], now.get("version")):
+                # Another version has other files.
+                attributes = [attribute for attribute in attributes if attribute != "files"]
+            if newer(device, before, now):
+                attributes.remove("version")
         differences += [
             Difference(role, entry, attribute, now.get(attribute, ""), before.get(attribute, ""))
             for attribute in attributes
@@ -202,7 +210,7 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
 
 def newer(device: Device, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
     """Say whether a package is installed as it was, in a later version."""
-    if not before.get("state") == now.get("state") == "installed":
+    if not before.get("state") == now.get("state") == "installed" or before["version"] == now["version"]:
         return False
     return device.run(["dpkg", "--compare-versions", now["version"], "gt", before["version"]])[0] == 0
 

@@ -323,25 +323,29 @@ class Restorer:
     def _package(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         if before.get("state") != "installed" or now.get("state") != "installed":
             return
-        sentence = f"{name}, older than it was, was installed anew"
-        older = f"{name} is {now['version']} and was {before['version']}"
         if name in self._packages:
             return
         self._packages.add(name)
+        if before["version"] != now["version"]:
+            options, sentence = [], f"{name}, older than it was, was installed anew"
+            differs, none = f"{name} is {now['version']} and was {before['version']}", "has none that is newer"
+        else:
+            options, sentence = ["--reinstall"], f"{name}, whose files were other ones, was installed anew"
+            differs, none = f"{name} has other files than it had", "does not bring them back"
         if name in self._device.command("apt-mark", "showhold").split():
-            self.left.append(f"{older}, and is held: run 'sudo apt-mark unhold {name}' on the device, and run again.")
+            self.left.append(f"{differs}, and is held: run 'sudo apt-mark unhold {name}' on the device, and run again.")
         elif self._dry:
             self.done.append(sentence)
         else:
             # Lists of another day may lead to nothing, and to do with them is better than nothing.
             self._device.run([*APT, "update"])
-            _, output, errors = self._device.run([*INSTALL, name])
+            _, output, errors = self._device.run([*INSTALL, *options, name])
             found = Observer(self._device).observe({"": {"packages": [name]}})[""][f"package {name}"]
-            if found == before or newer(self._device, before, found):
+            if found == {**found, **before} or newer(self._device, before, found):
                 self.done.append(sentence)
             else:
                 said = (errors.strip() or output.strip() or "it said nothing").splitlines()[-1]
-                self.left.append(f"{older}, and apt has none that is newer ({said}): mend that, and run again.")
+                self.left.append(f"{differs}, and apt {none} ({said}): mend that, and run again.")
 
     def _flags(self, _: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         path = locate(self._device)

@@ -15,7 +15,8 @@ description:
   - A role has something to do if it was never recorded, if an earlier run began with it and did not come to its end, if
     its inputs are other ones (its code, templates, files, options, and the files of the control node that these name),
     or if something that it manages is not as it was recorded. Where the record is missing or damaged, all have.
-  - A package that is newer than it was recorded is as it should be.
+  - A package that is newer than it was recorded is as it should be. Of one in the recorded version size, time, mode
+    and owner of its files below C(/usr), but for documentation, are as they were.
   - From C(begun) or C(taken) to C(recorded) or C(released) the device is the run's that asked. Another one is refused
     in one sentence; a run that was killed does not count on its own control node, and on others for a quarter of an
     hour or more.
@@ -25,10 +26,10 @@ options:
       - C(probed) looks, and changes nothing.
       - C(begun) looks, notes which roles begin, and puts back what roles do not look at. That is modes, owners, targets
         of links, drop-ins and masks of units, names, groups, comments, homes, shells, numbers and expiry of users, and
-        whether they need a password, names, numbers, members, administrators and passwords of groups, older packages,
-        flags of the kernel. What stands where nothing was, or in the place of something else, is moved to
-        C(/var/lib/pi-fleet/set-aside), folders with all that is in them; only one that holds field data stays. Nodes of
-        other devices are removed.
+        whether they need a password, names, numbers, members, administrators and passwords of groups, older packages
+        and those whose programs are other ones, flags of the kernel. What stands where nothing was, or in the place of
+        something else, is moved to C(/var/lib/pi-fleet/set-aside), folders with all that is in them; only one that
+        holds field data stays. Nodes of other devices are removed.
       - Services that may have been started with what differs owe a restart, and their roles run. That is the local
         core, Lambdas and connectors for anything below C(/opt/pi-fleet) and C(/etc/pi-fleet), a package, a user or a
         group, and any unit for a drop-in, or for another file in the place of its own. A change of a user's home or

@@ -106,6 +106,15 @@ elif KIND == "packages":
     names = [name for name, known in named("package").items() if known["state"] == "installed"]
     call("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "remove", "--yes", *names)
     changed += [f"package {name}" for name in names]
+elif KIND == "files of packages":
+    # As with whatever is written: a program of another time.
+    for name, known in named("package").items():
+        lists = [path for path in Path("/var/lib/dpkg/info").glob("*.list") if path.stem.partition(":")[0] == name]
+        for path in map(Path, lists[0].read_text().splitlines() if "files" in known else []):
+            if str(path).startswith(("/usr/bin/", "/usr/lib/")) and path.is_file() and not path.is_symlink():
+                os.utime(path, (1, 1))
+                changed.append(f"package {name}")
+                break
 elif KIND in ("home and shell", "number"):
     # As with an editor: usermod refuses while they run anything.
     for kind, file in (("user", "passwd"), ("group", "group")):
@@ -253,7 +262,17 @@ subprocess.run(install, check=True, capture_output=True)
 """
 UNCHANGED_RUNS = 50
 # Whose change leaves something to processes that only a restart takes from them.
-RESTARTED = ["byte", "token", "more modules", "release", "packages", "members", "number", "drop-in for all of a kind"]
+RESTARTED = [
+    "byte",
+    "token",
+    "more modules",
+    "release",
+    "packages",
+    "files of packages",
+    "members",
+    "number",
+    "drop-in for all of a kind",
+]
 KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node", "another node", "home and shell"]
 KINDS += ["who may log in", "accounts that are gone", "other names"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]

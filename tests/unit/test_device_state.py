@@ -101,6 +101,18 @@ class Pi:
         self.write("/etc/systemd/system/camera.service", "[Service]\n")
         self.write("/etc/systemd/system/worker@x.service", "[Service]\n")
         (root / "opt/camera/link").symlink_to("current")
+        self.bring()
+
+    def bring(self) -> None:
+        """Unpack what dpkg knows as rsync's."""
+        files = ["/usr/bin/rsync", "/lib/systemd/system/rsync.service", "/usr/share/doc/rsync/copyright"]
+        for name in [*files, "/etc/default/rsync", "/var/lib/rsync/state"]:
+            self.write(name, "as it came")
+            os.utime(self.path(name), (1.6e9, 1.6e9))
+        if not os.path.lexists(self.path("/usr/bin/rrsync")):
+            self.path("/usr/bin/rrsync").symlink_to("rsync")
+        more = ["/usr/bin", "/usr/bin/rrsync", "/usr/share/locale/de/rsync.mo", "/usr/lib/rsync/excluded"]
+        self.write("/var/lib/dpkg/info/rsync.list", "".join(f"{name}\n" for name in [*files, *more]))
 
     @property
     def device(self) -> Device:
@@ -126,6 +138,12 @@ class Pi:
                 return 0, f"{self.system}\n", ""
             case ["apt-mark", "showhold"]:
                 return 0, self.held, ""
+            case ["env", *_, "install", "--reinstall", "rsync"]:
+                if self.online:
+                    self.path("/usr/bin/rrsync").unlink(missing_ok=True)
+                    self.bring()
+                self.calls.append(argv)
+                return 0, "Reinstallation of rsync is not possible, it cannot be downloaded.", ""
             case ["env", *_, "install", "rsync"]:
                 self.write("/var/lib/dpkg/status", STATUS.format(version=self.newest))
                 self.calls.append(argv)
@@ -174,6 +192,10 @@ def shown(name: str, value: str) -> Callable[[Pi], object]:
 
 def change(name: str, text: str) -> Callable[[Pi], object]:
     return lambda pi: pi.write(name, text)
+
+
+def all_of(*changes: Callable[[Pi], object]) -> Callable[[Pi], object]:
+    return lambda pi: [change(pi) for change in changes]
 
 
 def link(pi: Pi, name: str, target: str) -> None:
@@ -234,6 +256,41 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         change("/var/lib/dpkg/status", STATUS.format(version="3.1-1")),
         "camera",
         "package rsync: version is 3.1-1, was 3.2-1",
+    ),
+    "a program of a package that is gone": (
+        lambda pi: pi.path("/usr/bin/rsync").unlink(),
+        "camera",
+        "package rsync: files of it are other ones",
+    ),
+    "another program in the place of a package's": (
+        change("/usr/bin/rsync", "of another size"),
+        "camera",
+        "package rsync: files of it are other ones",
+    ),
+    "a program of a package that was written later": (
+        change("/usr/bin/rsync", "as it cam!"),
+        "camera",
+        "package rsync: files of it are other ones",
+    ),
+    "a program of a package whose mode is another one": (
+        lambda pi: pi.path("/usr/bin/rsync").chmod(0o4755),
+        "camera",
+        "package rsync: files of it are other ones",
+    ),
+    "a link of a package": (
+        lambda pi: link(pi, "/usr/bin/rrsync", "/bin/sh"),
+        "camera",
+        "package rsync: files of it are other ones",
+    ),
+    "a package's unit": (
+        change("/lib/systemd/system/rsync.service", "[Service]\n"),
+        "camera",
+        "package rsync: files of it are other ones",
+    ),
+    "a package's program that somebody put elsewhere": (
+        change("/var/lib/dpkg/diversions", "/usr/bin/rsync\n/usr/bin/rsync.distrib\n:\n"),
+        "camera",
+        "package rsync: files of it are other ones",
     ),
     "a removed package": (
         change("/var/lib/dpkg/status", STATUS.format(version="3.2-1").replace("ok installed", "ok config-files")),
@@ -381,6 +438,23 @@ def test_what_is_another_one_is_told_and_its_role_runs(
 
 SILENT: dict[str, Callable[[Pi], object]] = {
     "a newer package": change("/var/lib/dpkg/status", STATUS.format(version="3.3-1")),
+    "a newer package with other files": all_of(
+        change("/var/lib/dpkg/status", STATUS.format(version="3.3-1")),
+        change("/usr/bin/rsync", "newer"),
+    ),
+    "the same package again": lambda pi: pi.bring(),
+    "a package's prose": lambda pi: pi.path("/usr/share/doc/rsync/copyright").unlink(),
+    "a package's settings": change("/etc/default/rsync", "mine"),
+    "what a package keeps": change("/var/lib/rsync/state", "later"),
+    "bytecode and others' files beside a package's": all_of(
+        change("/usr/bin/__pycache__/rsync.pyc", "x"),
+        change("/usr/bin/another", "x"),
+    ),
+    "the same package for another architecture": all_of(
+        change("/var/lib/dpkg/info/rsync:arm64.list", "/usr/lib/another\n"),
+        change("/var/lib/dpkg/arch", "armhf\narm64\n"),
+        lambda pi: pi.path("/var/lib/dpkg/info/rsync.list").rename(pi.path("/var/lib/dpkg/info/rsync:armhf.list")),
+    ),
     "another package": lambda pi: pi.write(
         "/var/lib/dpkg/status",
         STATUS.format(version="3.2-1") + "\nPackage: vim\nStatus: install ok installed\nVersion: 9\n",
@@ -909,6 +983,48 @@ def test_a_package_that_apt_does_not_bring_is_told_and_stays_told(pi: Pi, spoil:
     assert told(pi) == ["package rsync: version is 3.1-1, was 3.2-1"]
 
 
+def test_a_package_with_other_files_is_installed_anew(pi: Pi) -> None:
+    link(pi, "/usr/bin/rrsync", "/bin/sh")
+    dry = device_state.begin(pi.device, INPUTS, everything=False, dry=True).restored
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert begun.restored == dry == ["rsync, whose files were other ones, was installed anew"]
+    assert begun.left == []
+    assert told(pi) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        ({"online": False}, "apt does not bring them back (Reinstallation of rsync is not possible, it cannot be down"),
+        ({"held": "rsync\n"}, "is held: run 'sudo apt-mark unhold rsync' on the device, and run again."),
+    ],
+)
+def test_files_of_a_package_that_apt_does_not_bring_are_told_and_stay_told(
+    pi: Pi, spoil: dict[str, Any], why: str
+) -> None:
+    vars(pi).update(spoil)
+    pi.path("/usr/bin/rsync").unlink()
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert begun.restored == []
+    (left,) = begun.left
+    assert left.startswith(f"rsync has other files than it had, and {why}")
+    device_state.record(pi.device, {"camera": "a"}, DECLARED)
+    assert told(pi) == ["package rsync: files of it are other ones"]
+
+
+def test_a_file_that_another_package_has_put_elsewhere_is_looked_at_there(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    pi.write("/var/lib/dpkg/diversions", "/usr/bin/rsync\n/usr/bin/rsync.distrib\nfaster-rsync\n")
+    pi.path("/usr/bin/rsync").rename(pi.path("/usr/bin/rsync.distrib"))
+    pi.write("/usr/bin/rsync", "faster")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    pi.write("/usr/bin/rsync", "faster still")
+    assert told(pi) == []
+    pi.path("/usr/bin/rsync.distrib").unlink()
+    assert told(pi) == ["package rsync: files of it are other ones"]
+
+
 def test_what_two_roles_manage_is_put_back_once(pi: Pi) -> None:
     shared = {"users": ["ggc_user"], "packages": ["rsync"]}
     device_state.begin(pi.device, {"lambda": "c"}, everything=False)
@@ -1201,6 +1317,8 @@ def test_what_an_older_record_does_not_know_is_no_drift(pi: Pi) -> None:
     pi.write("/etc/gshadow", "ggc_group:$y$x:eve:collect\n")
     rewrite(pi, "user ggc_user", "comment", "expiry")
     rewrite(pi, "group ggc_group", "administrators", "password")
+    pi.path("/usr/bin/rsync").unlink()
+    rewrite(pi, "package rsync", "files")
     assert told(pi) == []
     pi.write("/etc/passwd", PASSWD.replace("nologin", "bash"))
     assert told(pi) == ["user ggc_user: shell is /usr/sbin/bash, was /usr/sbin/nologin"]
@@ -1310,7 +1428,7 @@ def test_what_a_role_adds_to_what_another_one_manages_is_no_drift(pi: Pi) -> Non
     assert pi.path("/opt/camera/more/b.py").exists()
 
 
-def test_what_two_roles_manage_differs_once_and_concerns_both(pi: Pi) -> None:
+def test_what_two_roles_manage_differs_once_and_concerns_all_of(pi: Pi) -> None:
     device_state.record(pi.device, {"lambda": "c"}, {"lambda": {"users": ["ggc_user"]}})
     pi.write("/etc/passwd", "ggc_user:x:990:989:Lambdas:/home/ggc_user:/bin/bash\n")
     probe = device_state.probe(pi.device)
