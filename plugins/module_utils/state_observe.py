@@ -62,7 +62,7 @@ SHOWN = ("Id", "LoadState", "FragmentPath", "DropInPaths", "UnitFileState", "Act
 IGNORED = ("__pycache__", ".*.pi-fleet-new")
 # A paragraph of dpkg's own account, as far as its version.
 PACKAGE = re.compile(
-    r"^Package: (\S+)\nStatus: \S+ \S+ (\S+)\n(?:(?!Version: ).+\n)*(?:Version: (\S+)$)?", re.MULTILINE
+    r"^Package: (\S+)\nStatus: (\S+) \S+ (\S+)\n(?:(?!Version: ).+\n)*(?:Version: (\S+)$)?", re.MULTILINE
 )
 # Where a package's own programs and libraries lie, and no settings; what of it nobody runs may be left out or removed.
 INFO = "/var/lib/dpkg/info"
@@ -280,10 +280,14 @@ class Observer:
         """Every package that dpkg knows: its word on it, and the version."""
         found: dict[str, dict[str, str]] = {}
         for match in PACKAGE.finditer(read_text(self._device.path("/var/lib/dpkg/status")) or ""):
-            name, state, version = match.groups()
+            name, want, state, version = match.groups()
             # Of a package that is there for two architectures, the installed one counts.
             if found.get(name, {}).get("state") != "installed":
-                found[name] = {"state": state.replace("-", " "), "version": version or ""}
+                found[name] = {
+                    "state": state.replace("-", " "),
+                    "version": version or "",
+                    "held": "yes" if want == "hold" else "no",
+                }
         return found
 
     def _package(self, name: str) -> dict[str, str]:

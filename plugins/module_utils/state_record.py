@@ -195,6 +195,9 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
             # Of others an older record knows nothing.
             attributes = [attribute for attribute in attributes if attribute in before]
         if entry.startswith("package "):
+            if now.get("held") != "yes" and "held" in attributes:
+                # Whoever held it lets its updates come again.
+                attributes.remove("held")
             if (before["state"], before["version"]) != (now["state"], now.get("version")):
                 # Another version has other files.
                 attributes = [attribute for attribute in attributes if attribute != "files"]

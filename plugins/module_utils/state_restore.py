@@ -93,6 +93,8 @@ class Restorer:
             unit
             for name, entries in differing.items()
             for entry in entries
+            if not entry.startswith("package ")
+            or not is_held_alone(self._device, recorded.get(entry, {}), found[name].get(entry, {}))
             for unit in units
             if runs(unit, entry, recorded.get(entry, {}), found[name].get(entry, {}))
         }
@@ -326,6 +328,12 @@ class Restorer:
         if name in self._packages:
             return
         self._packages.add(name)
+        if is_held_alone(self._device, before, now):
+            self.left.append(
+                f"{name} is held, and was not: run 'sudo apt-mark unhold {name}' on the device, or site.yml with"
+                " -e full=true, which accepts it."
+            )
+            return
         if before["version"] != now["version"]:
             options, sentence = [], f"{name}, older than it was, was installed anew"
             differs, none = f"{name} is {now['version']} and was {before['version']}", "has none that is newer"
@@ -366,6 +374,13 @@ def is_renamed(holder: list[str], before: Mapping[str, str]) -> bool:
     """
     known = [before.get(each) for each in ("comment", "home", "shell")]
     return bool(before.get("comment")) and holder[4:] == known
+
+
+def is_held_alone(device: Device, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Say whether nothing else differs of a package than that somebody holds it: it is as it was, or newer."""
+    if before.get("state") != now.get("state") or before.get("version") == now.get("version"):
+        return all(before.get(each, now.get(each)) == now.get(each) for each in ("state", "version", "files"))
+    return newer(device, before, now)
 
 
 def is_another(before: Mapping[str, str], now: Mapping[str, str]) -> bool:

@@ -316,3 +316,21 @@ def test_what_is_not_managed_stays_silent_and_nothing_else_is_told_in_many_runs(
         found["differences"] for code, found in (report(fleet, tmp_path, host) for _ in range(UNCHANGED_RUNS)) if code
     ]
     assert alarms == []
+
+
+def test_a_package_that_is_held_is_told_with_what_to_do(fleet: Fleet, tmp_path: Path) -> None:
+    (host,) = fleet.hosts()
+    hold = "import subprocess; subprocess.run(['apt-mark', {!r}, 'mosquitto'], check=True, capture_output=True)"
+    fleet.root(host, hold.format("hold"))
+    try:
+        code, found = report(fleet, tmp_path, host)
+        assert (code, [each["told"] for each in found["differences"]]) == (
+            2,
+            ["package mosquitto: held is yes, was no"],
+        )
+        run = fleet.playbook("playbooks/site.yml")
+        assert run.code == 0, run.output[-4000:]
+        assert "run 'sudo apt-mark unhold mosquitto' on the device" in " ".join(run.output.split())
+    finally:
+        fleet.root(host, hold.format("unhold"))
+    assert report(fleet, tmp_path, host)[0] == 0

@@ -292,6 +292,16 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         "camera",
         "package rsync: files of it are other ones",
     ),
+    "a held package": (
+        change("/var/lib/dpkg/status", STATUS.format(version="3.2-1").replace("install ok i", "hold ok i")),
+        "camera",
+        "package rsync: held is yes, was no",
+    ),
+    "a package that is newer, and held": (
+        change("/var/lib/dpkg/status", STATUS.format(version="3.3-1").replace("install ok i", "hold ok i")),
+        "camera",
+        "package rsync: held is yes, was no",
+    ),
     "a removed package": (
         change("/var/lib/dpkg/status", STATUS.format(version="3.2-1").replace("ok installed", "ok config-files")),
         "camera",
@@ -1012,6 +1022,26 @@ def test_files_of_a_package_that_apt_does_not_bring_are_told_and_stay_told(
     assert told(pi) == ["package rsync: files of it are other ones"]
 
 
+@pytest.mark.parametrize("version", ["3.2-1", "3.3-1"])
+def test_a_package_that_somebody_holds_is_left_so_and_told_with_what_to_do(running: Pi, version: str) -> None:
+    status, calls = STATUS.format(version=version), len(running.calls)
+    running.write("/var/lib/dpkg/status", status.replace("install ok i", "hold ok i"))
+    begun = device_state.begin(running.device, RUNNING_INPUTS, everything=False)
+    assert begun.left == [
+        "rsync is held, and was not: run 'sudo apt-mark unhold rsync' on the device, or site.yml with -e full=true,"
+        " which accepts it."
+    ]
+    # Nor is anything started anew for it.
+    assert (begun.restored, running.calls[calls:], list(begun.run)) == ([], [], ["user"])
+    device_state.record(running.device, {"user": "b"}, RUNNING)
+    assert told(running) == ["package rsync: held is yes, was no"]
+    device_state.begin(running.device, RUNNING_INPUTS, everything=True)
+    device_state.record(running.device, RUNNING_INPUTS, RUNNING)
+    assert told(running) == []
+    running.write("/var/lib/dpkg/status", status)
+    assert told(running) == []
+
+
 def test_a_file_that_another_package_has_put_elsewhere_is_looked_at_there(tmp_path: Path) -> None:
     pi = Pi(tmp_path)
     pi.write("/var/lib/dpkg/diversions", "/usr/bin/rsync\n/usr/bin/rsync.distrib\nfaster-rsync\n")
@@ -1318,7 +1348,8 @@ def test_what_an_older_record_does_not_know_is_no_drift(pi: Pi) -> None:
     rewrite(pi, "user ggc_user", "comment", "expiry")
     rewrite(pi, "group ggc_group", "administrators", "password")
     pi.path("/usr/bin/rsync").unlink()
-    rewrite(pi, "package rsync", "files")
+    pi.write("/var/lib/dpkg/status", STATUS.format(version="3.2-1").replace("install ok i", "hold ok i"))
+    rewrite(pi, "package rsync", "files", "held")
     assert told(pi) == []
     pi.write("/etc/passwd", PASSWD.replace("nologin", "bash"))
     assert told(pi) == ["user ggc_user: shell is /usr/sbin/bash, was /usr/sbin/nologin"]
