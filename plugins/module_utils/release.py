@@ -150,7 +150,7 @@ class Store:
         switch_link(self.current, f"releases/{identifier}")
 
     def surplus(self, keep: int, latest: Sequence[str] = ()) -> list[Path]:
-        """Return what is to be removed: leftovers, and the releases beyond `keep`, never the current one.
+        """Return what is to be removed: leftovers, damaged releases, and those beyond `keep`, never the current one.
 
         Of the others those stay that ran last, which `latest` names in that order, then the newest.
         """
@@ -158,9 +158,16 @@ class Store:
             return []
         current = self.current_identifier()
         others = [p for p in self.releases.iterdir() if p.name != current and RELEASE.fullmatch(p.name)]
+        # A link or a file by such a name is none of ours.
+        others = [p for p in others if p.is_dir() and not p.is_symlink()]
         others.sort(key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
         others.sort(key=lambda p: latest.index(p.name) if p.name in latest else len(latest))
-        return [*self._leftovers(), *others[max(keep - 1, 0) :]]
+        kept: list[Path] = []
+        for path in others:
+            # What is too many anyway need not be hashed.
+            if len(kept) < keep - 1 and self.holds(path.name):
+                kept.append(path)
+        return [*self._leftovers(), *(path for path in others if path not in kept)]
 
     def prune(self, keep: int, latest: Sequence[str] = ()) -> None:
         """Remove the surplus."""

@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, utc, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.release import RELEASE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Manages
 
 PATH = "/var/lib/pi-fleet/state.json"
 FORMAT = 3
 THERE = "there"
 """What differs of an entry that only one of two observations has."""
+RELEASED = re.compile(rf"(path /.+?)/(releases/{RELEASE.pattern})(?:/.*)?")
+"""What belongs to a release: its store, and where `current` leads if it is that one's."""
 
 
 @dataclass
@@ -139,7 +142,7 @@ class Record:
                     difference
                     for difference in compare(device, name, former.entries, entries)
                     if difference.entry in known
-                    and not judged(difference.entry)
+                    and not judged(difference.entry, entries)
                     and before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
                 ]
                 for entry in {difference.entry for difference in left}:
@@ -160,8 +163,13 @@ class Record:
         return untouched
 
 
-def judged(entry: str) -> bool:
-    """Say whether a role that ends has judged an entry, and let it be: files of others, and why to reboot."""
+def judged(entry: str, entries: Entries) -> bool:
+    """Say whether a role that ends has judged an entry, and let it be: files of others, and why to reboot.
+
+    Of a release that is not the current one whatever is gone: nothing runs it, and no role can bring it back.
+    """
+    if found := RELEASED.fullmatch(entry):
+        return entry not in entries and entries.get(f"{found[1]}/current", {}).get("target", found[2]) != found[2]
     return entry == "reboot" or entry.startswith("seen ")
 
 

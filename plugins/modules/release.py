@@ -11,7 +11,7 @@ version_added: 0.1.0
 description:
   - Drops files of the control node as C(PATH/releases/HASH) and points the link C(PATH/current) to it in one step.
   - HASH is of the content alone (names, executable bits, bytes). A release that is on the device already costs one
-    module execution and no transfer; one that was damaged there is replaced.
+    module execution and no transfer; one that was damaged there is replaced, or removed if another one is current.
   - A run killed at any point leaves the former release or the new one in place, never a part of one.
 options:
   path:

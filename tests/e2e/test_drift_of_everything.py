@@ -213,6 +213,22 @@ elif KIND in ("drop-in", "drop-in until a boot", "drop-in for all of a kind"):
     call("systemctl", "daemon-reload")
 print(json.dumps(changed))
 """
+# A whole release beside the current one, which the next record knows; prints where it is.
+FORMER = """
+import hashlib, os, shutil
+from pathlib import Path
+store = Path("/opt/pi-fleet/lambda/beverage_classifier")
+made = store / "releases/made"
+shutil.copytree(store / "current", made, ignore=shutil.ignore_patterns("__pycache__"))
+(made / "former.py").write_text("")
+digest = hashlib.sha256()
+for name in sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file()):
+    content = hashlib.sha256((made / name).read_bytes()).hexdigest()
+    digest.update(f"{content} {'x' if os.access(made / name, os.X_OK) else '-'} {name}\\n".encode())
+former = made.rename(made.with_name(digest.hexdigest()[:16]))
+Path("/var/lib/pi-fleet/state.json").unlink()
+print(former)
+"""
 # When the processes of pi-fleet's services were started, after what the time is.
 STARTED = """
 import json, subprocess, time
@@ -305,6 +321,26 @@ def test_what_is_changed_is_told_and_made_as_it_was(fleet: Fleet, tmp_path: Path
     assert [each["told"] for each in healed["differences"]] == []
     assert code == 0
     assert fleet.playbook("playbooks/verify.yml", "--extra-vars", "verify_ask=true").code == 0
+
+
+@pytest.mark.parametrize("spoil", ["Path(former, 'former.py').write_text('x')", "shutil.rmtree(former)"])
+def test_a_release_that_is_not_current_is_told_once_if_it_is_spoilt(fleet: Fleet, tmp_path: Path, spoil: str) -> None:
+    (host,) = fleet.hosts()
+    former = fleet.root(host, FORMER).strip()
+    assert fleet.playbook("playbooks/site.yml").code == 0
+    code, before = report(fleet, tmp_path, host)
+    assert code == 0, before["differences"]
+    fleet.root(
+        host, f"import shutil\nfrom pathlib import Path\nformer = {former!r}\nassert Path(former).is_dir()\n{spoil}"
+    )
+    code, found = report(fleet, tmp_path, host)
+    assert code == 2
+    assert f"path {former}/former.py" in {each["entry"] for each in found["differences"]}
+    assert fleet.playbook("playbooks/site.yml").code == 0
+    code, healed = report(fleet, tmp_path, host)
+    assert [each["told"] for each in healed["differences"]] == []
+    assert code == 0
+    assert fleet.root(host, f"import os\nprint(os.path.exists({former!r}))").strip() == "False"
 
 
 def test_what_is_not_managed_stays_silent_and_nothing_else_is_told_in_many_runs(fleet: Fleet, tmp_path: Path) -> None:

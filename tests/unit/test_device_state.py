@@ -624,6 +624,52 @@ def test_what_no_role_mends_is_never_recorded(pi: Pi) -> None:
         assert told(pi) == [str(left)]
 
 
+FORMER, CURRENT = "/opt/camera/releases/00000000000000aa", "/opt/camera/releases/00000000000000bb"
+
+
+@pytest.fixture
+def releases(tmp_path: Path) -> Pi:
+    """A device that has two releases of something."""
+    pi = Pi(tmp_path)
+    for release in (FORMER, CURRENT):
+        pi.write(f"{release}/a.py", release)
+    pi.path("/opt/camera/current").rename(pi.path("/opt/camera/more"))
+    pi.path("/opt/camera/current").symlink_to("releases/00000000000000bb")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    assert told(pi) == []
+    return pi
+
+
+@pytest.mark.parametrize("gone", [f"{FORMER}/a.py", FORMER])
+def test_of_a_release_that_is_not_current_what_is_gone_stays_gone(releases: Pi, gone: str) -> None:
+    releases.path(gone).rename(releases.path("/gone"))
+    assert f"path {gone}: it is gone" in told(releases)
+    assert list(device_state.begin(releases.device, INPUTS, everything=False).run) == ["camera"]
+    assert device_state.record(releases.device, {"camera": "a"}, DECLARED) == []
+    assert told(releases) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (Path.unlink, f"path {CURRENT}/a.py: it is gone"),
+        (lambda path: path.write_text("?"), f"path {CURRENT}/a.py: its content is another one"),
+        (
+            lambda path: Path(str(path).replace("bb", "aa")).write_text("?"),
+            f"path {FORMER}/a.py: its content is another one",
+        ),
+    ],
+)
+def test_of_the_current_release_whatever_differs_stays_told_and_of_others_what_is_left_of_them(
+    releases: Pi, spoil: Callable[[Path], object], sentence: str
+) -> None:
+    spoil(releases.path(f"{CURRENT}/a.py"))
+    device_state.begin(releases.device, INPUTS, everything=False)
+    assert [str(each) for each in device_state.record(releases.device, {"camera": "a"}, DECLARED)] == [sentence]
+    assert told(releases) == [sentence]
+
+
 def test_what_a_role_with_other_inputs_does_not_mend_is_not_recorded_either(pi: Pi) -> None:
     pi.write("/etc/camera.json", "half")
     pi.path("/opt/camera/current/a.py").unlink()

@@ -264,6 +264,37 @@ def test_only_so_many_releases_stay_and_the_current_one_always(drop: Drop, store
     assert not drop({"a": "1"}, keep=1)["changed"]
 
 
+@pytest.mark.parametrize("damage", [damage_a_byte, remove_a_file, add_a_file])
+def test_a_damaged_release_goes_though_it_is_not_the_current_one(
+    drop: Drop, store: Store, damage: Callable[[Path], None]
+) -> None:
+    releases = []
+    for number in range(3):
+        releases.append(drop({**FORMER, "number": str(number)}, keep=3)["release"])
+    damage(store.releases / releases[0])
+    assert drop({**FORMER, "number": "2"}, keep=3, check_mode=True)["changed"]
+    assert drop({**FORMER, "number": "2"}, keep=3)["changed"]
+    assert {path.name for path in store.releases.iterdir()} == set(releases[1:])
+    assert not drop({**FORMER, "number": "2"}, keep=3)["changed"]
+
+
+def test_a_damaged_release_takes_no_others_place(drop: Drop, store: Store) -> None:
+    releases = []
+    for number in range(3):
+        releases.append(drop({**FORMER, "number": str(number)}, keep=3)["release"])
+        os.utime(store.releases / releases[-1], (1000 + number, 1000 + number))
+    damage_a_byte(store.releases / releases[1])
+    drop({**FORMER, "number": "2"}, keep=2)
+    assert {path.name for path in store.releases.iterdir()} == {releases[0], releases[2]}
+
+
+def test_a_link_by_the_name_of_a_release_stays(tmp_path: Path, drop: Drop, store: Store) -> None:
+    drop(NEW)
+    (store.releases / ("0" * 16)).symlink_to(tree(tmp_path / "mine", {"a": "precious"}))
+    assert not drop(NEW, keep=1)["changed"]
+    assert files_of(tmp_path / "mine") == {"a": "precious"}
+
+
 def test_what_others_put_beside_the_releases_stays(drop: Drop, store: Store) -> None:
     others = {"backup/a": "mine", "note.txt": "mine", ".by-hand/b": "mine"}
     tree(store.releases, others)
