@@ -36,6 +36,7 @@ Manages = Mapping[str, Any]
 KINDS = {
     "paths": "files, folders, links and devices, each alone; patterns too",
     "changing": "files whose content is not recorded, since pi-fleet itself changes it; their modes and owners are",
+    "edited": "files of others that a role edits: it judges the rest of what is in them, and leaves that as it is",
     "trees": "folders with all that is in them",
     "wholes": "what its role makes as a whole, mostly a folder: a path, and the mark without which the role does so",
     "seen": "files of others that a role judges, and leaves as they are; patterns too, without what is in paths",
@@ -104,7 +105,7 @@ class Observer:
         return {role: dict(self._entries(manages)) for role, manages in declared.items()}
 
     def _entries(self, manages: Manages) -> Iterator[tuple[str, dict[str, str]]]:
-        for pattern in manages.get("paths", ()):
+        for pattern in [*manages.get("paths", ()), *manages.get("edited", ())]:
             for path in self._expand(pattern):
                 yield f"path {path}", self._path(path)
         for path in manages.get("changing", ()):

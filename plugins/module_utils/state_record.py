@@ -142,7 +142,7 @@ class Record:
                     difference
                     for difference in compare(device, name, former.entries, entries)
                     if difference.entry in known
-                    and not judged(difference.entry, entries)
+                    and not judged(difference, entries, declared[name])
                     and before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
                 ]
                 for entry in {difference.entry for difference in left}:
@@ -163,13 +163,16 @@ class Record:
         return untouched
 
 
-def judged(entry: str, entries: Entries) -> bool:
-    """Say whether a role that ends has judged an entry, and let it be: files of others, and why to reboot.
+def judged(difference: Difference, entries: Entries, manages: Manages) -> bool:
+    """Say whether a role that ends has judged a difference, and lets it be: files of others, and why to reboot.
 
     Of a release that is not the current one whatever is gone: nothing runs it, and no role can bring it back.
     """
+    entry = difference.entry
     if found := RELEASED.fullmatch(entry):
         return entry not in entries and entries.get(f"{found[1]}/current", {}).get("target", found[2]) != found[2]
+    if entry.removeprefix("path ") in manages.get("edited", ()):
+        return difference.attribute in ("sha256", "type")
     return entry == "reboot" or entry.startswith("seen ")
 
 

@@ -532,4 +532,7 @@ def mechanism(device: Device) -> Mechanism:
         return DphysSwapfile(device)
     if device.path("/etc/rpi/swap.conf").exists() or device.path("/etc/rpi/swap.conf.d").exists():
         return RpiSwap(device)
+    # Somebody removed the configuration: its tool is there all the same, and /var/swap is what it swaps on.
+    if device.path(DphysSwapfile.unit).exists() and not device.path(PlainFile.unit).exists():
+        return DphysSwapfile(device)
     return PlainFile(device)

@@ -38,6 +38,7 @@ DECLARED: dict[str, dict[str, Any]] = {
         "packages": ["rsync", "rpicam-apps"],
         "units": ["camera.service", "worker@*"],
         "seen": ["/etc/mosquitto/*.conf"],
+        "edited": ["/etc/swapfile"],
     },
     "user": {
         "users": ["ggc_user"],
@@ -94,6 +95,7 @@ class Pi:
         self.write("/etc/mosquitto/mosquitto.conf", "include_dir conf.d\n")
         self.write("/etc/camera.json", "{}")
         self.write("/etc/conf.d/one", "1")
+        self.write("/etc/swapfile", "SIZE=1\n")
         self.write("/opt/camera/current/a.py", "a = 1\n")
         self.write("/var/lib/dpkg/status", STATUS.format(version="3.2-1"))
         self.write("/proc/sys/fs/protected_hardlinks", "1\n")
@@ -181,7 +183,7 @@ def test_a_device_that_is_as_it_was_has_nothing_to_do(pi: Pi) -> None:
     before = pi.path(state_record.PATH).read_bytes()
     gate = device_state.begin(pi.device, INPUTS, everything=False)
     assert (gate.run, gate.restored, gate.seen.differences) == ({}, [], [])
-    assert gate.seen.checked == 20
+    assert gate.seen.checked == 21
     assert pi.path(state_record.PATH).read_bytes() == before
     assert pi.path(state_record.PATH).stat().st_mode & 0o777 == 0o600
 
@@ -693,6 +695,33 @@ def test_what_a_role_judges_and_lets_be_stays_where_it_is_and_is_recorded(pi: Pi
     assert device_state.record(pi.device, {"camera": "a"}, DECLARED) == []
     assert told(pi) == []
     assert pi.path("/etc/mosquitto/more.conf").exists()
+
+
+@pytest.mark.parametrize("edit", [lambda path: path.write_text("SIZE=1\n# why\n"), Path.unlink])
+def test_of_a_file_that_a_role_edits_it_judges_the_rest(pi: Pi, edit: Callable[[Path], object]) -> None:
+    edit(pi.path("/etc/swapfile"))
+    assert len(told(pi)) == 1
+    assert list(device_state.begin(pi.device, INPUTS, everything=False).run) == ["camera"]
+    assert device_state.record(pi.device, {"camera": "a"}, DECLARED) == []
+    assert told(pi) == []
+
+
+def test_of_a_file_that_a_role_edits_all_else_is_put_back(pi: Pi) -> None:
+    path = pi.path("/etc/swapfile")
+    path.write_text("SIZE=1\n# why\n")
+    path.chmod(0o600)
+    restored = device_state.begin(pi.device, INPUTS, everything=False).restored
+    assert restored == ["/etc/swapfile has mode 0644 again"]
+    path.unlink()
+    path.symlink_to("/dev/null")
+    (moved,) = device_state.begin(pi.device, INPUTS, everything=False).restored
+    assert moved.startswith("/etc/swapfile, which was not there before, was moved")
+
+
+@pytest.mark.parametrize("attribute", ["mode", "owner", "group"])
+def test_who_may_read_a_file_that_a_role_edits_is_not_judged(attribute: str) -> None:
+    left = state_record.Difference("camera", "path /etc/swapfile", attribute, "another", "one")
+    assert not state_record.judged(left, {}, DECLARED["camera"])
 
 
 def test_a_reboot_that_was_made_meanwhile_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1552,5 +1581,7 @@ def test_fingerprints_are_kept_as_keyed_hashes_alone(pi: Pi) -> None:
 
 
 def test_a_declaration_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="Nobody knows how to look at files: name one of paths, changing, trees"):
+    with pytest.raises(
+        DeviceError, match="Nobody knows how to look at files: name one of paths, changing, edited, trees"
+    ):
         device_state.record(Pi(tmp_path).device, {"camera": "a"}, {"camera": {"files": []}})

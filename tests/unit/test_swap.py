@@ -461,6 +461,25 @@ def test_a_configuration_without_its_tool_is_refused(tmp_path: Path) -> None:
         plan(fake, 5)
 
 
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_configuration_that_is_gone_is_written_anew(tmp_path: Path, size: int) -> None:
+    fake = dphys(tmp_path)
+    apply(fake, size)
+    (tmp_path / "etc/dphys-swapfile").unlink()
+    stands = apply(fake, size)
+    assert (stands.mechanism, stands.active_kib) == ("dphys-swapfile", size * 1024 - 4)
+    assert swap_config.dphys_size(fake.read("/etc/dphys-swapfile")) == size
+    assert not fake.exists(OUR_UNIT)
+    assert plan(fake, size).steps == []
+
+
+def test_a_swap_file_of_our_own_stays_though_dphys_swapfile_without_a_configuration_is_there(tmp_path: Path) -> None:
+    fake = plain(tmp_path)
+    apply(fake, 5)
+    fake.write(UNIT, "")
+    assert mechanism(fake.device()).name == "plain"
+
+
 # -- the former size
 
 
