@@ -16,6 +16,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import yaml
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.edge.pi_fleet.plugins.module_utils import (
@@ -30,6 +31,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import OWED
 from ansible_collections.edge.pi_fleet.plugins.modules import device_state as module
 
+PROJECT = Path(__file__).parents[2]
 INPUTS = {"camera": "a", "user": "b"}
 DECLARED: dict[str, dict[str, Any]] = {
     "camera": {
@@ -757,6 +759,20 @@ def test_another_size_and_mode_of_the_swap_file_are_told(
     assert told(pi) == []
     spoil(pi)
     assert told(pi) == [sentence]
+
+
+@pytest.mark.parametrize("made", ["/etc/rpi/swap.conf.d", "/etc/rpi/swap.conf.d/10-mine.conf"])
+def test_what_would_pass_for_another_mechanism_of_swap_is_set_aside(tmp_path: Path, made: str) -> None:
+    pi, manages = Pi(tmp_path), yaml.safe_load((PROJECT / "roles/swap/vars/main.yml").read_text())["__swap_manages"]
+    device_state.begin(pi.device, {"swap": "s"}, everything=False)
+    device_state.record(pi.device, {"swap": "s"}, {"swap": manages})
+    if made.endswith(".d"):
+        pi.path(made).mkdir(parents=True)
+    else:
+        pi.write(made, "[Main]\n")
+    assert "swap: by is RpiSwap, was PlainFile" in told(pi)
+    assert device_state.begin(pi.device, {"swap": "s"}, everything=False).restored
+    assert told(pi) == []
 
 
 def test_no_password_is_in_the_record(pi: Pi) -> None:
