@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import errno
 import fcntl
 import grp
 import os
@@ -198,6 +199,30 @@ def ids(owner: str, group: str) -> tuple[int, int]:
     uid = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
     gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     return uid, gid
+
+
+ACLS = ("system.posix_acl_access", "system.posix_acl_default")
+
+
+def acl(path: Path) -> str:
+    """Return what `setfacl` made of a file or folder, as the kernel has it; nothing where nobody did, as mostly."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        names = []
+    return " ".join(f"{name}={os.getxattr(path, name, follow_symlinks=False).hex()}" for name in ACLS if name in names)
+
+
+def set_acl(path: Path, wanted: str) -> None:
+    """Have a file or folder the ACLs that `acl` returned, and no other."""
+    values = dict(each.split("=") for each in wanted.split())
+    for name in ACLS:
+        if name in values:
+            os.setxattr(path, name, bytes.fromhex(values[name]), follow_symlinks=False)
+        elif name in os.listxattr(path, follow_symlinks=False):
+            os.removexattr(path, name, follow_symlinks=False)
 
 
 def utc(moment: float | None = None) -> str:

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, read_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, acl, read_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import FirstBoot
 from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import Hostname
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import (
@@ -164,6 +164,9 @@ class Observer:
                 "owner": self._owner(status.st_uid),
                 "group": self._owning_group(status.st_gid),
             }
+            if found["type"] in ("file", "directory"):
+                # Of nodes in memory the system itself changes it.
+                found["acl"] = acl(path)
             if found["type"] == "file":
                 with path.open("rb") as stream:
                     found["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -66,6 +66,8 @@ class Difference:
             return f"{self.entry}: its content is another one"
         if self.attribute == "files":
             return f"{self.entry}: files of it are other ones"
+        if self.attribute == "acl":
+            return f"{self.entry}: its ACL is another one"
         if self.attribute == THERE:
             return f"{self.entry}: it {'is there, and was not' if self.found else 'is gone'}"
         return f"{self.entry}: {self.attribute} is {self.found or 'none'}, was {self.wanted or 'none'}"

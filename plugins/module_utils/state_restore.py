@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put back what roles do not look at: modes, owners, links, drop-ins and masks of units, groups of users, kernel flags.
+"""Put back what roles do not look at: modes, owners, ACLs, links, drop-ins and masks of units, groups, kernel flags.
 
 Content is the roles' to put back. What stands where nothing was, or in the place of something else, is set aside, never
 deleted: somebody may want it. Nodes of devices hold nothing.
@@ -20,6 +20,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
     ids,
     naming_immutable,
     read_text,
+    set_acl,
     switch_link,
     write_text,
 )
@@ -134,6 +135,9 @@ class Restorer:
             return
         if before["type"] == "link" and before["target"] != now["target"]:
             self._do(f"{name} leads to {before['target']} again", switch_link, path, before["target"])
+        if before.get("acl", now.get("acl")) != now.get("acl"):
+            # Before the mode: with an ACL that of the group is the most that anybody named in it may.
+            self._do(f"{name} has the ACL that it had", set_acl, path, before["acl"])
         if (before["owner"], before["group"]) != (now["owner"], now["group"]):
             try:
                 numbers = ids(before["owner"], before["group"])

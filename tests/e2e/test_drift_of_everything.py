@@ -16,7 +16,7 @@ from tests.e2e.conftest import Fleet
 
 # Returns the entries that it changed. Pictures are nobody's to change, and without host keys nobody could log in.
 CHANGE = """
-import json, os, re, shutil, stat, subprocess
+import json, os, re, shutil, stat, struct, subprocess
 from pathlib import Path
 record = json.loads(Path("/var/lib/pi-fleet/state.json").read_text())["content"]["roles"]
 entries = {entry: known for role in record.values() for entry, known in role["entries"].items()}
@@ -25,7 +25,7 @@ paths = {
     for entry, known in entries.items()
     if entry.startswith("path ") and known["type"] != "absent" and not entry.startswith("path /etc/ssh/")
     # Without the record nobody could tell what else is another one.
-    and (KIND in ("mode", "owner") or entry != "path /var/lib/pi-fleet/state.json")
+    and (KIND in ("mode", "owner", "acl") or entry != "path /var/lib/pi-fleet/state.json")
 }
 units = [entry.removeprefix("unit ") for entry, known in entries.items() if known.get("start at boot") == "enabled"]
 def named(kind):
@@ -42,6 +42,18 @@ if KIND == "mode":
 elif KIND == "owner":
     for path in paths:
         os.chown(path, 1, 1, follow_symlinks=False)
+        changed.append(f"path {path}")
+elif KIND == "acl":
+    for path in of("file") + of("directory"):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        bits = [mode >> 6 & 7, 4, mode >> 3 & 7, mode >> 3 & 7, mode & 7]
+        # Tags of owner, another user (games), group, mask and others: see acl(5). The mode stays.
+        users = [-1, 5, -1, -1, -1]
+        value = struct.pack("<I", 2) + b"".join(map(struct.Struct("<HHi").pack, (1, 2, 4, 16, 32), bits, users))
+        os.setxattr(path, "system.posix_acl_access", value)
+        if os.path.isdir(path):
+            os.setxattr(path, "system.posix_acl_default", value)
+        assert stat.S_IMODE(os.stat(path).st_mode) == mode
         changed.append(f"path {path}")
 elif KIND == "byte":
     for path in of("file"):
@@ -290,7 +302,7 @@ RESTARTED = [
     "drop-in for all of a kind",
 ]
 KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node", "another node", "home and shell"]
-KINDS += ["who may log in", "accounts that are gone", "other names"]
+KINDS += ["acl", "who may log in", "accounts that are gone", "other names"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]
 
 

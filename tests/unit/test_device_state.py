@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -190,6 +191,13 @@ def test_a_device_that_is_as_it_was_has_nothing_to_do(pi: Pi) -> None:
     assert pi.path(state_record.PATH).stat().st_mode & 0o777 == 0o600
 
 
+def acl(path: Path, name: str = "access", user: int = 65534) -> None:
+    """Let a user read it, as `setfacl` does: owner, that user, group, mask and others, see acl(5)."""
+    bits = struct.Struct("<HHi").pack
+    entries = [bits(1, 6, -1), bits(2, 4, user), bits(4, 4, -1), bits(16, 4, -1), bits(32, 4, -1)]
+    os.setxattr(path, f"system.posix_acl_{name}", struct.pack("<I", 2) + b"".join(entries))
+
+
 def shown(name: str, value: str) -> Callable[[Pi], object]:
     return lambda pi: pi.shown.update({name: value})
 
@@ -218,6 +226,16 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         lambda pi: pi.path("/etc/camera.json").chmod(0o666),
         "camera",
         "path /etc/camera.json: mode is 0666, was 0644",
+    ),
+    "an ACL": (
+        lambda pi: acl(pi.path("/etc/camera.json")),
+        "camera",
+        "path /etc/camera.json: its ACL is another one",
+    ),
+    "an ACL for what will be made in a folder": (
+        lambda pi: acl(pi.path("/opt/camera"), "default"),
+        "camera",
+        "path /opt/camera: its ACL is another one",
     ),
     "a file that is gone": (
         lambda pi: pi.path("/etc/camera.json").unlink(),
@@ -824,6 +842,71 @@ def test_modes_links_and_what_stands_in_the_way_are_put_back_before_roles_run(pi
     (aside,) = pi.path(ASIDE).rglob("b")
     assert aside.read_text() == "somebody's"
     assert pi.path(FIRMWARE).read_text() == "console=tty1 rootwait cgroup_memory=1\n"
+
+
+def test_acls_are_put_back_with_the_mode_behind_them(pi: Pi) -> None:
+    file, folder = pi.path("/etc/camera.json"), pi.path("/opt/camera")
+    file.chmod(0o600)
+    acl(file)
+    acl(folder, "default")
+    assert file.stat().st_mode & 0o777 == 0o644
+    file.chmod(0o664)
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert begun.restored == [
+        "/etc/camera.json has the ACL that it had",
+        "/etc/camera.json has mode 0644 again",
+        "/opt/camera has the ACL that it had",
+    ]
+    assert os.listxattr(file) == os.listxattr(folder) == []
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert told(pi) == []
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: os.removexattr(path, "system.posix_acl_access"), lambda path: acl(path, user=1)]
+)
+def test_an_acl_that_was_recorded_is_put_back_too(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    pi = Pi(tmp_path)
+    acl(path := pi.path("/etc/camera.json"))
+    before = os.getxattr(path, "system.posix_acl_access")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    spoil(path)
+    assert told(pi) == ["path /etc/camera.json: its ACL is another one"]
+    device_state.begin(pi.device, INPUTS, everything=False)
+    assert os.getxattr(path, "system.posix_acl_access") == before
+    assert told(pi) == []
+
+
+def forget(pi: Pi, *attributes: str) -> None:
+    """Have a record that was written before these were looked at."""
+    record, _ = state_record.load(pi.device)
+    for role in record.roles.values():
+        for known in role.entries.values():
+            for attribute in attributes:
+                known.pop(attribute, None)
+    state_record.save(pi.device, record)
+
+
+def test_an_acl_of_which_the_record_says_nothing_is_no_drift_and_recorded_with_its_role(pi: Pi) -> None:
+    forget(pi, "acl")
+    acl(pi.path("/etc/camera.json"))
+    assert told(pi) == []
+    # Another version of pi-fleet is another input of all roles.
+    begun = device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False)
+    assert begun.restored == []
+    assert device_state.record(pi.device, {"camera": "c"}, DECLARED) == []
+    assert told(pi) == []
+    os.removexattr(pi.path("/etc/camera.json"), "system.posix_acl_access")
+    assert told(pi) == ["path /etc/camera.json: its ACL is another one"]
+
+
+def test_where_a_file_system_keeps_no_acls_there_are_none(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *, follow_symlinks: bool) -> list[str]:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), str(path))
+
+    monkeypatch.setattr(os, "listxattr", refuse)
+    assert told(pi) == []
 
 
 def test_what_is_in_memory_is_set_aside_too(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
