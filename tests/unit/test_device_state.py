@@ -17,9 +17,10 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-import yaml
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from ansible_collections.edge.pi_fleet.plugins.module_utils import (
     device_state,
     state_observe,
@@ -31,8 +32,8 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline impor
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_restore import ASIDE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import OWED
 from ansible_collections.edge.pi_fleet.plugins.modules import device_state as module
+from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import Roles
 
-PROJECT = Path(__file__).parents[2]
 INPUTS = {"camera": "a", "user": "b"}
 DECLARED: dict[str, dict[str, Any]] = {
     "camera": {
@@ -176,6 +177,12 @@ def pi(tmp_path: Path) -> Pi:
     assert gate.run == dict.fromkeys(INPUTS, "the device has no state record")
     assert device_state.record(pi.device, INPUTS, DECLARED) == []
     return pi
+
+
+def manages(role: str, **variables: Any) -> dict[str, Any]:
+    """Return what a role of site.yml declares."""
+    loader = DataLoader()
+    return Roles({"inventory_hostname": "kitchen", **variables}, Templar(loader=loader), loader).manages(role)
 
 
 def told(pi: Pi) -> list[str]:
@@ -781,9 +788,9 @@ def test_another_size_and_mode_of_the_swap_file_are_told(
 
 @pytest.mark.parametrize("made", ["/etc/rpi/swap.conf.d", "/etc/rpi/swap.conf.d/10-mine.conf"])
 def test_what_would_pass_for_another_mechanism_of_swap_is_set_aside(tmp_path: Path, made: str) -> None:
-    pi, manages = Pi(tmp_path), yaml.safe_load((PROJECT / "roles/swap/vars/main.yml").read_text())["__swap_manages"]
+    pi = Pi(tmp_path)
     device_state.begin(pi.device, {"swap": "s"}, everything=False)
-    device_state.record(pi.device, {"swap": "s"}, {"swap": manages})
+    device_state.record(pi.device, {"swap": "s"}, {"swap": manages("swap")})
     if made.endswith(".d"):
         pi.path(made).mkdir(parents=True)
     else:
@@ -791,6 +798,19 @@ def test_what_would_pass_for_another_mechanism_of_swap_is_set_aside(tmp_path: Pa
     assert "swap: by is RpiSwap, was PlainFile" in told(pi)
     assert device_state.begin(pi.device, {"swap": "s"}, everything=False).restored
     assert told(pi) == []
+
+
+@pytest.mark.parametrize("folder", ["/etc/mosquitto", "/etc/mosquitto/conf.d"])
+def test_folders_that_the_broker_reads_stay_open_to_it(tmp_path: Path, folder: str) -> None:
+    pi = Pi(tmp_path)
+    pi.write("/etc/mosquitto/conf.d/pi-fleet.conf", "listener 1883 127.0.0.1\n")
+    device_state.begin(pi.device, {"broker": "m"}, everything=False)
+    device_state.record(pi.device, {"broker": "m"}, {"broker": manages("mqtt_broker")})
+    pi.path(folder).chmod(0o700)
+    assert told(pi) == [f"path {folder}: mode is 0700, was 0755"]
+    assert device_state.begin(pi.device, {"broker": "m"}, everything=False).restored == [
+        f"{folder} has mode 0755 again"
+    ]
 
 
 def test_no_password_is_in_the_record(pi: Pi) -> None:
