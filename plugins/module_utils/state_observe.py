@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, acl, read_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, acl, read_text, utc
 from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import FirstBoot
 from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import Hostname
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import (
@@ -38,6 +38,7 @@ KINDS = {
     "changing": "files whose content is not recorded, since pi-fleet itself changes it; their modes and owners are",
     "edited": "files of others that a role edits: it judges the rest of what is in them, and leaves that as it is",
     "trees": "folders with all that is in them",
+    "large": "folders of files whose sizes and times are recorded, as hashing takes long: when its role runs, it does",
     "wholes": "what its role makes as a whole, mostly a folder: a path, and the mark without which the role does so",
     "seen": "files of others that a role judges, and leaves as they are; patterns too, without what is in paths",
     "packages": "Debian packages",
@@ -115,6 +116,9 @@ class Observer:
         for tree in [*manages.get("trees", ()), *(whole["path"] for whole in manages.get("wholes", ()))]:
             for path in self._walk(tree):
                 yield f"path {path}", self._path(path)
+        for tree in manages.get("large", ()):
+            for path in self._walk(tree):
+                yield f"path {path}", self._path(path, hashed=False)
         for pattern in manages.get("seen", ()):
             for path in self._expand(pattern):
                 if path not in manages.get("paths", ()):
@@ -154,7 +158,7 @@ class Observer:
             for name in sorted([*folders, *(name for name in files if not ignored(name))]):
                 yield self._device.name(Path(folder, name))
 
-    def _path(self, name: str) -> dict[str, str]:
+    def _path(self, name: str, hashed: bool = True) -> dict[str, str]:
         path = self._device.path(name)
         try:
             status = path.lstat()
@@ -167,7 +171,9 @@ class Observer:
             if found["type"] in ("file", "directory"):
                 # Of nodes in memory the system itself changes it.
                 found["acl"] = acl(path)
-            if found["type"] == "file":
+            if found["type"] == "file" and not hashed:
+                found |= {"bytes": str(status.st_size), "written": utc(status.st_mtime)}
+            elif found["type"] == "file":
                 with path.open("rb") as stream:
                     found["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
             elif found["type"] == "link":

@@ -171,6 +171,9 @@ def judged(difference: Difference, entries: Entries, manages: Manages) -> bool:
     Of a release that is not the current one whatever is gone: nothing runs it, and no role can bring it back.
     """
     entry = difference.entry
+    if difference.attribute == "written":
+        # Its role has hashed what is in it.
+        return True
     if found := RELEASED.fullmatch(entry):
         return entry not in entries and entries.get(f"{found[1]}/current", {}).get("target", found[2]) != found[2]
     if entry.removeprefix("path ") in manages.get("edited", ()):

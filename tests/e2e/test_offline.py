@@ -160,6 +160,27 @@ def test_a_run_that_was_killed_before_its_end_begins_again(site: Site) -> None:
     assert site.play("playbooks/site.yml", "--tags", "offline").changed[HOST] == 0
 
 
+SPOILT = {
+    "cut off": "[os.truncate(path, 0) for path in Path('/opt/pi-fleet/offline/current').glob('*.deb')]",
+    "gone": "shutil.rmtree('/opt/pi-fleet/offline/releases')",
+    "other bytes": "Path('/opt/pi-fleet/offline/current/packages.json').open('r+').write('?')",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_packages_that_somebody_spoilt_are_told_and_dropped_again(site: Site, spoil: str) -> None:
+    assert site.play("playbooks/site.yml").code == 0
+    assert site.play("playbooks/drift.yml").code == 0
+    site.fleet.root(HOST, f"import os, shutil\nfrom pathlib import Path\n{spoil}")
+    told = site.play("playbooks/drift.yml")
+    assert told.code == 2
+    assert "path /opt/pi-fleet/offline/releases" in told.output
+    healed = site.play("playbooks/site.yml")
+    assert healed.code == 0, healed.output
+    assert site.play("playbooks/drift.yml").code == 0
+    assert site.play("playbooks/verify.yml").code == 0
+
+
 def offered(site: Site) -> str:
     """Return where the device's apt would take a package from."""
     return site.fleet.root(HOST, "import subprocess; print(subprocess.getoutput('apt-cache policy python3-opencv'))")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -811,6 +812,45 @@ def test_folders_that_the_broker_reads_stay_open_to_it(tmp_path: Path, folder: s
     assert device_state.begin(pi.device, {"broker": "m"}, everything=False).restored == [
         f"{folder} has mode 0755 again"
     ]
+
+
+PACKAGES = "/opt/pi-fleet/offline/releases/00000000000000bb"
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> Pi:
+    """A device that has packages of a bundle."""
+    pi = Pi(tmp_path)
+    pi.write(f"{PACKAGES}/a.deb", "packed")
+    pi.path("/opt/pi-fleet/offline/current").symlink_to("releases/00000000000000bb")
+    os.utime(pi.path(f"{PACKAGES}/a.deb"), (1_700_000_000, 1_700_000_000))
+    device_state.begin(pi.device, {"offline": "o"}, everything=False)
+    device_state.record(pi.device, {"offline": "o"}, {"offline": manages("offline", offline_packages="/srv")})
+    assert told(pi) == []
+    return pi
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda path: os.truncate(path, 0), f"path {PACKAGES}/a.deb: bytes is 0, was 6"),
+        (lambda path: path.write_text("broken"), f"path {PACKAGES}/a.deb: written is "),
+        (Path.unlink, f"path {PACKAGES}/a.deb: it is gone"),
+        (lambda path: path.parent.rename(path.parents[4] / "mine"), f"path {PACKAGES}: it is gone"),
+    ],
+)
+def test_packages_of_a_bundle_that_are_others_or_gone_are_told_without_hashing_them(
+    offline: Pi, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], object], sentence: str
+) -> None:
+    spoil(offline.path(f"{PACKAGES}/a.deb"))
+    monkeypatch.setattr(hashlib, "file_digest", Mock(side_effect=AssertionError))
+    assert any(each.startswith(sentence) for each in told(offline))
+    begun = device_state.begin(offline.device, {"offline": "o"}, everything=False)
+    assert list(begun.run) == ["offline"]
+    assert begun.restored == []
+    left = device_state.record(offline.device, {"offline": "o"}, {"offline": manages("offline")})
+    # Of what has just another time its role knows by the hash that it is whole.
+    assert bool(left) == bool(told(offline)) == ("written" not in sentence)
 
 
 def test_no_password_is_in_the_record(pi: Pi) -> None:
