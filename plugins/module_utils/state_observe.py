@@ -167,6 +167,7 @@ class Observer:
                 "mode": f"{stat.S_IMODE(status.st_mode):04o}",
                 "owner": self._owner(status.st_uid),
                 "group": self._owning_group(status.st_gid),
+                "mounted": self._mounted(name),
             }
             if found["type"] in ("file", "directory"):
                 # Of nodes in memory the system itself changes it.
@@ -185,6 +186,33 @@ class Observer:
         except (FileNotFoundError, NotADirectoryError):
             return dict(ABSENT)
         return found
+
+    @cached_property
+    def _mounts(self) -> dict[str, str]:
+        """The kind of file system of each mount: devices have other names after a boot.
+
+        As the first process sees them: a service has mounts of its own, also one that asks.
+        """
+        found: dict[str, str] = {}
+        try:
+            text = read_text(self._device.path("/proc/1/mountinfo")) or ""
+        except PermissionError:
+            # As some containers have it.
+            text = ""
+        for line in text.splitlines():
+            before, _, after = line.partition(" - ")
+            point = before.split()[4]
+            # The last one covers the others. What is mounted when somebody looks comes and goes.
+            if found.get(point) != "autofs":
+                found[point] = after.split()[0]
+        return found
+
+    def _mounted(self, name: str) -> str:
+        """Return on which mount something lies, if that is not the root's."""
+        point = name
+        while point not in self._mounts and point != "/":
+            point = point.rpartition("/")[0] or "/"
+        return "" if point == "/" else f"{self._mounts[point]} at {point}"
 
     def _owner(self, uid: int) -> str:
         return next((name for name, fields in self._passwd.items() if fields[2] == str(uid)), str(uid))

@@ -145,7 +145,11 @@ class Record:
                     for difference in compare(device, name, former.entries, entries)
                     if difference.entry in known
                     and not judged(difference, entries, declared[name])
-                    and before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
+                    and (
+                        # No role mounts anything: what it makes on a mount that came or went is not where it shall be.
+                        difference.attribute == "mounted"
+                        or before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
+                    )
                 ]
                 for entry in {difference.entry for difference in left}:
                     put(entries, entry, former.entries)

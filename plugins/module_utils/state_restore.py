@@ -52,6 +52,7 @@ class Restorer:
         self.left: list[str] = []
         """What could not be, each with what to do."""
         self._moved: set[Path] = set()
+        self._mounts: set[tuple[str, str]] = set()
         self._packages: set[str] = set()
         self._ours: list[str] = []
         self._recorded: Entries = {}
@@ -81,7 +82,8 @@ class Restorer:
                         put_back(entry.partition(" ")[2], before, now)
                     if kind == "path" and is_another(before, now):
                         wholes = roles[role].manages.get("wholes", ())
-                        self._make_anew(whole for whole in wholes if Path(entry[5:]).is_relative_to(whole["path"]))
+                        concerned = [whole for whole in wholes if Path(entry[5:]).is_relative_to(whole["path"])]
+                        self._make_anew(concerned, found[role])
 
     def _owe(self, recorded: Entries, found: Mapping[str, Entries], differing: Mapping[str, list[str]]) -> None:
         """Mark the units that may run what differs: whatever is mended beneath a process, it goes on with what it read.
@@ -111,9 +113,11 @@ class Restorer:
                 action(*arguments)
         self.done.append(sentence)
 
-    def _make_anew(self, wholes: Iterable[Mapping[str, str]]) -> None:
+    def _make_anew(self, wholes: Iterable[Mapping[str, str]], found: Entries) -> None:
         for whole in wholes:
-            mark = self._device.path(whole["mark"])
+            mark, entry = self._device.path(whole["mark"]), f"path {whole['mark']}"
+            if entry in found and self._is_covered(whole["mark"], ABSENT, found[entry]):
+                continue
             # A folder in its place is set aside.
             if mark not in self._moved and os.path.lexists(mark) and not mark.is_dir():
                 self._moved.add(mark)
@@ -122,6 +126,8 @@ class Restorer:
     def _path(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
         path = self._device.path(name)
         if now["type"] == "absent" or self._is_moved(path):
+            return
+        if self._is_covered(name, before, now):
             return
         if "device" in now["type"] and before.get("number") != now["number"]:
             # It holds nothing; its role makes another one.
@@ -149,6 +155,19 @@ class Restorer:
             )
         elif before.get("mode") != now.get("mode"):
             self._do(f"{name} has mode {before['mode']} again", path.chmod, int(before["mode"], 8))
+
+    def _is_covered(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+        """Say whether something lies on a mount that came or went, which is not ours to change, nor to take away."""
+        lies = now.get("mounted", "")
+        # Where nothing was, only what is mounted there itself is another mount.
+        lay = before.get("mounted", "" if before["type"] == "absent" and lies.endswith(f" at {name}") else lies)
+        if lies != lay and (lies, lay) not in self._mounts:
+            self._mounts.add((lies, lay))
+            self.left.append(
+                f"{name} lies on {lies or 'no mount'}, and lay on {lay or 'no mount'}: undo that on the device and run "
+                "again, or accept it by -e full=true."
+            )
+        return lies != lay or (lies != "" and lies in {each for each, _ in self._mounts})
 
     def _is_moved(self, path: Path) -> bool:
         """Say whether it is gone meanwhile, alone or with its folder; a dry run only knows that it would be."""

@@ -335,6 +335,28 @@ def test_what_is_changed_is_told_and_made_as_it_was(fleet: Fleet, tmp_path: Path
     assert fleet.playbook("playbooks/verify.yml", "--extra-vars", "verify_ask=true").code == 0
 
 
+def test_what_is_mounted_on_the_folder_of_field_data_is_told_until_it_is_gone(fleet: Fleet, tmp_path: Path) -> None:
+    (host,) = fleet.hosts()
+    code, before = report(fleet, tmp_path, host)
+    assert code == 0, before["differences"]
+    folder = "/home/ggc_user/raw_field_data"
+    run = "import subprocess\nsubprocess.run({!r}, check=True)"
+    mount = ["mount", "-t", "tmpfs", "-o", "mode=2770,uid=ggc_user,gid=ggc_group", "x", folder]
+    fleet.root(host, run.format(mount))
+    told = f"path {folder}: mounted is tmpfs at {folder}, was none"
+    for _ in range(2):
+        code, found = report(fleet, tmp_path, host)
+        assert code == 2
+        assert told in {each["told"] for each in found["differences"]}
+        left = fleet.playbook("playbooks/site.yml")
+        assert left.code == 0, left.output[-4000:]
+        assert "undo that on the device and run again" in " ".join(left.output.split())
+    fleet.root(host, run.format(["umount", folder]))
+    code, healed = report(fleet, tmp_path, host)
+    assert [each["told"] for each in healed["differences"]] == []
+    assert code == 0
+
+
 @pytest.mark.parametrize("spoil", ["Path(former, 'former.py').write_text('x')", "shutil.rmtree(former)"])
 def test_a_release_that_is_not_current_is_told_once_if_it_is_spoilt(fleet: Fleet, tmp_path: Path, spoil: str) -> None:
     (host,) = fleet.hosts()

@@ -938,6 +938,102 @@ def test_an_acl_that_was_recorded_is_put_back_too(tmp_path: Path, spoil: Callabl
     assert told(pi) == []
 
 
+MOUNTS = """21 1 179:2 / / rw,noatime shared:1 - ext4 /dev/root rw
+24 21 0:22 / /run rw,nosuid shared:9 - tmpfs tmpfs rw,size=1k
+"""
+
+
+def mount(pi: Pi, name: str, kind: str = "tmpfs", more: str = "") -> None:
+    pi.write("/proc/1/mountinfo", f"{MOUNTS}40 21 0:40 / {name} rw shared:30 - {kind} x rw\n{more}")
+
+
+@pytest.mark.parametrize("name", ["/home/ggc_user/raw_field_data", "/home/ggc_user", "/home"])
+def test_what_is_mounted_on_what_roles_manage_is_told_and_nothing_on_it_is_changed(tmp_path: Path, name: str) -> None:
+    pi, folder = Pi(tmp_path), "/home/ggc_user/raw_field_data"
+    pi.path(folder).mkdir(parents=True)
+    pi.write("/proc/1/mountinfo", MOUNTS)
+    pi.write("/home/ggc_user/tree/a", "")
+    declared = {"user": {"paths": [folder], "trees": ["/home/ggc_user/tree"]}}
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    mount(pi, name)
+    pi.path(folder).chmod(0o700)
+    pi.write("/home/ggc_user/tree/mine", "precious")
+    assert f"path {folder}: mounted is tmpfs at {name}, was none" in told(pi)
+    begun = device_state.begin(pi.device, {"user": "b"}, everything=False)
+    assert begun.left == [
+        f"{folder} lies on tmpfs at {name}, and lay on no mount: undo that on the device and run again, or accept it "
+        "by -e full=true."
+    ]
+    assert pi.path(folder).stat().st_mode & 0o777 == 0o700
+    assert pi.path("/home/ggc_user/tree/mine").exists() == (name != folder)
+    # Whatever its role makes of it there, it stays told.
+    pi.path(folder).chmod(0o755)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    assert f"path {folder}: mounted is tmpfs at {name}, was none" in told(pi)
+    device_state.begin(pi.device, {"user": "b"}, everything=True)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    assert told(pi) == []
+    # As a disk that is not there.
+    pi.write("/proc/1/mountinfo", MOUNTS)
+    pi.path("/home/ggc_user/tree/a").chmod(0o600)
+    assert f"path {folder}: mounted is none, was tmpfs at {name}" in told(pi)
+    begun = device_state.begin(pi.device, {"user": "b"}, everything=False)
+    assert begun.left[0].startswith(f"{folder} lies on no mount, and lay on tmpfs at {name}")
+    # What lies elsewhere is put back as ever.
+    assert begun.restored == (["/home/ggc_user/tree/a has mode 0644 again"] if name == folder else [])
+
+
+def test_what_a_role_makes_on_a_mount_over_the_folder_above_stays_told(pi: Pi) -> None:
+    pi.path("/etc/camera.json").unlink()
+    device_state.begin(pi.device, INPUTS, everything=False)
+    mount(pi, "/etc")
+    pi.write("/etc/camera.json", "{}")
+    device_state.record(pi.device, {"camera": "a"}, DECLARED)
+    assert "path /etc/camera.json: mounted is tmpfs at /etc, was none" in told(pi)
+
+
+def test_what_is_mounted_where_nothing_was_stays(pi: Pi) -> None:
+    pi.write("/etc/none.conf", "")
+    mount(pi, "/etc/none.conf")
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert len(begun.left) == 1
+    assert pi.path("/etc/none.conf").exists()
+
+
+def test_the_mark_of_a_whole_that_lies_on_a_mount_stays(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    for name in ("mark", "a"):
+        pi.write(f"/opt/whole/{name}", name)
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    wholes = {"wholes": [{"path": "/opt/whole", "mark": "/opt/whole/mark"}]}
+    device_state.record(pi.device, {"user": "b"}, {"user": wholes})
+    mount(pi, "/opt/whole")
+    pi.write("/opt/whole/a", "another")
+    assert device_state.begin(pi.device, {"user": "b"}, everything=False).restored == []
+    assert pi.path("/opt/whole/mark").exists()
+
+
+def test_what_is_mounted_when_somebody_looks_is_the_same_before_and_after(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    mount(pi, "/opt/camera", "autofs")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    mount(pi, "/opt/camera", "autofs", "41 40 8:1 / /opt/camera rw - ext4 /dev/sda1 rw\n")
+    assert told(pi) == []
+
+
+def test_a_mount_of_which_the_record_says_nothing_is_no_drift(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    mount(pi, "/opt/camera", "ext4")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    forget(pi, "mounted")
+    pi.path("/opt/camera/current").chmod(0o700)
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert (begun.left, begun.restored) == ([], ["/opt/camera/current has mode 0755 again"])
+
+
 def forget(pi: Pi, *attributes: str) -> None:
     """Have a record that was written before these were looked at."""
     record, _ = state_record.load(pi.device)
