@@ -8,6 +8,7 @@ Two observations of the same declarations differ where the device does; nothing 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import stat
@@ -55,6 +56,8 @@ KINDS = {
 ABSENT = {"type": "absent"}
 # Where a distribution's own units and drop-ins lie, which come and go with packages.
 VENDORS = ("/usr/lib/", "/lib/")
+# Where field-data-guard notes what it stopped, and starts again when there is room.
+GUARD = "/run/pi-fleet-field-data-guard/low.json"
 BOOT = 60
 """Seconds in which a device that boots may have started its units."""
 BOOTING = ("initializing", "starting")
@@ -421,13 +424,22 @@ class Observer:
         }
         # What is started by others, a timer or a path, runs now and then.
         if enabled(shown):
-            found["active"] = shown.get("ActiveState", "")
+            stopped = name in self._stopped_by_guard and shown.get("ActiveState") in ("inactive", "failed")
+            found["active"] = "active" if stopped else shown.get("ActiveState", "")
         yield f"unit {name}", found
         files = [shown.get("FragmentPath", ""), *drop_ins]
         for path in files:
             # What masks a unit is everybody's.
             if path and not path.startswith((*vendors, "/dev/")):
                 yield f"path {path}", self._path(path)
+
+    @cached_property
+    def _stopped_by_guard(self) -> set[str]:
+        """Units that stand still for as long as the card has no room for what they write."""
+        try:
+            return set(json.loads(read_text(self._device.path(GUARD)) or "{}").get("stopped", {}))
+        except (ValueError, AttributeError, TypeError):
+            return set()
 
     def _is_vendors(self, name: str) -> bool:
         """Say whether a package brought a unit, whatever file is in its place; we have instances of our own alone."""

@@ -335,6 +335,36 @@ def test_what_is_changed_is_told_and_made_as_it_was(fleet: Fleet, tmp_path: Path
     assert fleet.playbook("playbooks/verify.yml", "--extra-vars", "verify_ask=true").code == 0
 
 
+# As the guard of field data does it, which starts again what it noted when it finds that there is room.
+STOPPED = """
+import json, subprocess
+from pathlib import Path
+unit = "lambda@beverage_classifier.service"
+note = Path("/run/pi-fleet-field-data-guard/low.json")
+note.parent.mkdir(exist_ok=True)
+note.write_text(json.dumps({"stopped": {unit: "enabled"}, "named": []}))
+subprocess.run(["systemctl", "stop", unit], check=True)
+"""
+STARTED_AGAIN = """
+import subprocess, time
+from pathlib import Path
+while Path("/run/pi-fleet-field-data-guard/low.json").exists():
+    time.sleep(1)
+while subprocess.run(["systemctl", "is-active", "--quiet", "lambda@beverage_classifier.service"]).returncode:
+    time.sleep(1)
+"""
+
+
+def test_what_the_guard_of_field_data_has_stopped_is_silent(fleet: Fleet, tmp_path: Path) -> None:
+    (host,) = fleet.hosts()
+    fleet.root(host, STOPPED)
+    code, found = report(fleet, tmp_path, host)
+    assert [each["told"] for each in found["differences"]] == []
+    assert code == 0
+    fleet.root(host, STARTED_AGAIN)
+    assert report(fleet, tmp_path, host)[0] == 0
+
+
 def test_what_is_mounted_on_the_folder_of_field_data_is_told_until_it_is_gone(fleet: Fleet, tmp_path: Path) -> None:
     (host,) = fleet.hosts()
     code, before = report(fleet, tmp_path, host)

@@ -35,6 +35,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.units import OWED
 from ansible_collections.edge.pi_fleet.plugins.modules import device_state as module
 from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import Roles
 
+PROJECT = Path(__file__).parents[2]
 INPUTS = {"camera": "a", "user": "b"}
 DECLARED: dict[str, dict[str, Any]] = {
     "camera": {
@@ -558,6 +559,36 @@ def test_units_that_do_not_start_are_told_in_the_end(
     pi.shown["ActiveState"], pi.system = "activating", system
     assert told(pi) == ["unit camera.service: active is activating, was active"]
     assert sum(slept) == seconds
+
+
+@pytest.mark.parametrize("state", ["inactive", "failed"])
+def test_what_the_guard_of_field_data_stopped_is_no_drift(pi: Pi, state: str) -> None:
+    pi.shown["ActiveState"] = state
+    sentence = f"unit camera.service: active is {state}, was active"
+    assert told(pi) == [sentence]
+    pi.write(state_observe.GUARD, json.dumps({"stopped": {"camera.service": "enabled"}, "named": []}))
+    assert told(pi) == []
+    # Recorded meanwhile, it is as it should be when it runs again.
+    device_state.record(pi.device, {"camera": "c"}, DECLARED)
+    pi.shown["ActiveState"] = "active"
+    assert told(pi) == []
+    pi.shown["UnitFileState"] = "disabled"
+    assert "unit camera.service: start at boot is disabled, was enabled" in told(pi)
+
+
+@pytest.mark.parametrize("spoilt", ["", "{", "[]", '{"stopped": 1}', '{"stopped": {"another.service": ""}}'])
+def test_what_the_guard_did_not_stop_is_told(pi: Pi, spoilt: str) -> None:
+    pi.shown["ActiveState"] = "inactive"
+    pi.write(state_observe.GUARD, spoilt)
+    assert told(pi) == ["unit camera.service: active is inactive, was active"]
+
+
+def test_the_guard_notes_it_where_it_is_looked_for() -> None:
+    unit = (PROJECT / "roles/field_data/templates/field-data-guard.service.j2").read_text()
+    guard = (PROJECT / "roles/field_data/files/field_data_guard.py").read_text()
+    folder, name = state_observe.GUARD.removeprefix("/run/").split("/")
+    assert f"RuntimeDirectory={folder}\n" in unit
+    assert f'STATE = "{name}"\n' in guard
 
 
 @pytest.mark.parametrize(
