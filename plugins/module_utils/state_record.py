@@ -148,7 +148,7 @@ class Record:
                     and (
                         # No role mounts anything: what it makes on a mount that came or went is not where it shall be.
                         difference.attribute == "mounted"
-                        or before.get(difference.entry, ABSENT) == entries.get(difference.entry, ABSENT)
+                        or before.get(difference.entry, ABSENT).items() <= entries.get(difference.entry, ABSENT).items()
                     )
                 ]
                 for entry in {difference.entry for difference in left}:

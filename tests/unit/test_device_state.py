@@ -1088,6 +1088,18 @@ def test_an_acl_of_which_the_record_says_nothing_is_no_drift_and_recorded_with_i
     assert told(pi) == ["path /etc/camera.json: its ACL is another one"]
 
 
+def test_what_nobody_mended_since_a_run_of_an_older_version_was_killed_is_not_recorded(pi: Pi) -> None:
+    pi.write("/etc/camera.json", "by hand")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    record, _ = state_record.load(pi.device)
+    for known in (record.roles["camera"].found or {}).values():
+        known.pop("acl", None)
+    state_record.save(pi.device, record)
+    device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False)
+    left = device_state.record(pi.device, {"camera": "c"}, DECLARED)
+    assert [str(each) for each in left] == ["path /etc/camera.json: its content is another one"]
+
+
 def test_where_a_file_system_keeps_no_acls_there_are_none(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, *, follow_symlinks: bool) -> list[str]:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), str(path))
