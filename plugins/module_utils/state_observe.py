@@ -29,7 +29,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline impor
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import swap_reboot_reason
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap_mechanism import RpiSwap, mechanism
-from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, is_unit
 
 Entries = dict[str, dict[str, str]]
 Manages = Mapping[str, Any]
@@ -387,8 +387,7 @@ class Observer:
         names: dict[str, None] = {}
         for pattern in patterns:
             if "*" in pattern:
-                found = (path for path in folder.glob(pattern) if path.suffix != ".d")
-                names |= dict.fromkeys(sorted(path.name for path in found))
+                names |= dict.fromkeys(sorted(path.name for path in folder.glob(pattern) if is_unit(path.name)))
             else:
                 names[pattern] = None
         return list(names)

@@ -23,6 +23,7 @@ from typing import Any
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, utc, write_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import RELEASE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Manages
+from ansible_collections.edge.pi_fleet.plugins.module_utils.units import is_unit
 
 PATH = "/var/lib/pi-fleet/state.json"
 FORMAT = 3
@@ -200,6 +201,9 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
     """
     differences = []
     for entry in sorted(wanted.keys() | found.keys()):
+        if entry not in found and entry.startswith("unit ") and not is_unit(entry):
+            # An earlier pi-fleet took a copy beside a unit for one.
+            continue
         if entry not in wanted or entry not in found:
             there = ["yes" if entry in each else "" for each in (found, wanted)]
             differences.append(Difference(role, entry, THERE, *there))

@@ -15,6 +15,12 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.files import File
 
 FOLDER = "/etc/systemd/system"
 OWED = "/run/pi-fleet/restart-owed"
+SUFFIXES = (".service", ".path", ".timer")
+
+
+def is_unit(name: str) -> bool:
+    """Say whether a file is a unit of a kind that roles make: no copy beside, no template, no folder of drop-ins."""
+    return name.endswith(SUFFIXES) and name.partition("@")[2] not in SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,7 @@ class Units:
     def retired(self) -> list[str]:
         """Return the names of units that match `retire` and are not kept; what starts services comes before them."""
         folder = self.device.path(FOLDER)
-        # A user's own drop-ins, UNIT.d, are no units.
-        found = {
-            path.name
-            for pattern in self.retire
-            for path in folder.glob(pattern)
-            if path.suffix in (".service", ".path", ".timer")
-        }
+        found = {path.name for pattern in self.retire for path in folder.glob(pattern) if is_unit(path.name)}
         return sorted(found - set(self.keep) - set(self.files), key=lambda name: (name.endswith(".service"), name))
 
     @property

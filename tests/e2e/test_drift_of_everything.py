@@ -265,6 +265,8 @@ written = {
     "/opt/mine/program": "x", "/usr/local/bin/mine": "x", "/etc/cron.d/mine": "# x",
     "/etc/sysctl.d/50-mine.conf": "# x", "/etc/tmpfiles.d/mine.conf": "# x", "/etc/apt/apt.conf.d/99mine": "// x",
     "/etc/systemd/system/mine.service": "[Service]\\nExecStart=/bin/true\\n",
+    "/etc/systemd/system/lambda@beverage_classifier.service.bak": "[Service]\\nExecStart=/bin/true\\n",
+    "/etc/systemd/system/lambda@.service": "[Service]\\nExecStart=/bin/true\\n",
 }
 for name, text in written.items():
     Path(name).parent.mkdir(parents=True, exist_ok=True)

@@ -136,6 +136,8 @@ class Pi:
     def run(self, argv: list[str]) -> tuple[int, str, str]:
         match argv:
             case ["systemctl", "show", _, "--", *names]:
+                if any("@." in name for name in names):
+                    return 1, "", "Unit name is neither a valid invocation ID nor unit name.\n"
                 blocks = [{"Id": name, **(self.shown if name == self.unit else SHOWN)} for name in names]
                 return 0, "\n\n".join("\n".join(map("=".join, block.items())) for block in blocks) + "\n", ""
             case ["dpkg", "--compare-versions", one, "gt", other]:
@@ -511,6 +513,9 @@ SILENT: dict[str, Callable[[Pi], object]] = {
         "/etc/passwd", pi.path("/etc/passwd").read_text() + "eve:x:1001:1001::/:/bin/sh\n"
     ),
     "a distribution's drop-in for all services": shown("DropInPaths", "/usr/lib/systemd/system/service.d/y.conf"),
+    "a copy beside a unit": change("/etc/systemd/system/worker@x.service.bak", "[Service]\n"),
+    "what a unit of a pattern wants": change("/etc/systemd/system/worker@x.service.wants/mine.service", ""),
+    "a template that a pattern matches": change("/etc/systemd/system/worker@.service", "[Service]\n"),
     "another host's address": change("/etc/hosts", "10.0.0.1 broker\n127.0.1.1 kitchen\n"),
     "another user's password": change("/etc/shadow", "ggc_user:!:20000::::::\neve:$y$j9T$x:20000::::::\n"),
     "a user locked in another way": change("/etc/shadow", "ggc_user:*:20000::::::\n"),
@@ -525,6 +530,17 @@ SILENT: dict[str, Callable[[Pi], object]] = {
 def test_what_is_not_managed_stays_silent(pi: Pi, change: Callable[[Pi], object]) -> None:
     change(pi)
     assert told(pi) == []
+
+
+def test_a_copy_beside_a_unit_that_was_once_recorded_as_one_is_no_drift(pi: Pi) -> None:
+    document = json.loads(pi.path(state_record.PATH).read_text())
+    for role in document["content"]["roles"].values():
+        role["entries"]["unit worker@x.service.bak"] = {"loaded": "not-found"}
+    document["sha256"] = state_record.checksum(document["content"])
+    pi.write(state_record.PATH, json.dumps(document))
+    pi.path(state_record.PATH).chmod(0o600)
+    assert told(pi) == []
+    assert device_state.begin(pi.device, INPUTS, everything=False).run == {}
 
 
 def test_a_packages_own_drop_in_for_its_unit_stays_silent(tmp_path: Path) -> None:

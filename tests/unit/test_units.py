@@ -260,10 +260,11 @@ def test_a_timer_is_stopped_before_it_starts_its_service_once_more(fake: Systemd
     assert not keep({}, [], retire=["guard.*"])["changed"]
 
 
-def test_a_users_own_drop_ins_are_no_units(fake: Systemd, keep: Keep) -> None:
-    fake.write(f"{FOLDER}/lambda@a.service.d/override.conf", "[Service]\n")
+@pytest.mark.parametrize("name", ["lambda@a.service.d/override.conf", "lambda@a.service.bak", "lambda@.service"])
+def test_a_users_own_drop_ins_copies_and_templates_are_no_units(fake: Systemd, keep: Keep, name: str) -> None:
+    fake.write(f"{FOLDER}/{name}", "[Service]\n")
     assert keep(GUARD, ENABLE["guard"], retire=["lambda@*"])["retired"] == []
-    assert fake.exists(f"{FOLDER}/lambda@a.service.d/override.conf")
+    assert fake.exists(f"{FOLDER}/{name}")
 
 
 def disable(fake: Systemd) -> None:
