@@ -61,7 +61,13 @@ GUARD = "/run/pi-fleet-field-data-guard/low.json"
 BOOT = 60
 """Seconds in which a device that boots may have started its units."""
 BOOTING = ("initializing", "starting")
-SHOWN = ("Id", "LoadState", "FragmentPath", "DropInPaths", "UnitFileState", "ActiveState", "NeedDaemonReload")
+SETTLE = 5
+"""Seconds in which systemd starts a service again that ended by itself."""
+SETTLING = ("activating", "deactivating", "reloading")
+SHOWN = (
+    *("Id", "LoadState", "FragmentPath", "DropInPaths", "UnitFileState", "ActiveState", "InvocationID"),
+    "NeedDaemonReload",
+)
 # What Python writes beside sources, and we beside what we replace, is nobody's work. Bytecode in the place of a source
 # is somebody's: Python writes none there, and imports it.
 IGNORED = ("__pycache__", ".*.pi-fleet-new")
@@ -397,13 +403,22 @@ class Observer:
         if not names:
             return
         asked = [f"--property={','.join(SHOWN)}", "--", *sorted(names)]
-        for _ in range(BOOT):
+        restless: dict[str, dict[str, str]] = {}
+        for second in range(BOOT):
             output = self._device.command("systemctl", "show", *asked)
             for block in output.strip().split("\n\n"):
                 fields = dict(line.split("=", 1) for line in block.splitlines())
                 self._shown[fields["Id"]] = fields
-            started = all(each.get("ActiveState") == "active" for each in self._shown.values() if enabled(each))
-            if started or self._device.run(["systemctl", "is-system-running"])[1].strip() not in BOOTING:
+                before = restless.get(fields["Id"], fields)
+                if fields.get("InvocationID") != before.get("InvocationID") and fields.get("ActiveState") == "active":
+                    # One that is started again and again is so for a moment, too.
+                    fields["ActiveState"] = "activating"
+            shown = self._shown.items()
+            restless = {name: each for name, each in shown if enabled(each) and each.get("ActiveState") != "active"}
+            if not restless:
+                return
+            settling = second < SETTLE and any(each.get("ActiveState") in SETTLING for each in restless.values())
+            if not settling and self._device.run(["systemctl", "is-system-running"])[1].strip() not in BOOTING:
                 return
             time.sleep(1)
 

@@ -566,14 +566,51 @@ def test_units_of_a_device_that_boots_are_waited_for(pi: Pi, monkeypatch: pytest
     assert sum(slept) == 3
 
 
-@pytest.mark.parametrize(("system", "seconds"), [("starting", 60), ("running", 0), ("degraded", 0)])
+@pytest.mark.parametrize(
+    ("system", "state", "seconds"),
+    [
+        *[("starting", "activating", 60), ("starting", "inactive", 60)],
+        *[("running", "activating", 5), ("degraded", "deactivating", 5)],
+        *[("running", "inactive", 0), ("degraded", "failed", 0)],
+    ],
+)
 def test_units_that_do_not_start_are_told_in_the_end(
-    pi: Pi, monkeypatch: pytest.MonkeyPatch, system: str, seconds: int
+    pi: Pi, monkeypatch: pytest.MonkeyPatch, system: str, state: str, seconds: int
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    pi.shown["ActiveState"], pi.system = "activating", system
-    assert told(pi) == ["unit camera.service: active is activating, was active"]
+    pi.shown["ActiveState"], pi.system = state, system
+    assert told(pi) == [f"unit camera.service: active is {state}, was active"]
+    assert sum(slept) == seconds
+
+
+STATES = Callable[[int], tuple[str, str]]
+
+
+@pytest.mark.parametrize(
+    ("states", "differs", "seconds"),
+    [
+        # Killed once: after RestartSec it is another one, and stays so.
+        (lambda second: ("active", "2") if second else ("activating", "1"), False, 2),
+        (lambda second: ("active", "2") if second > 1 else ("activating", "2"), False, 2),
+        (lambda second: ("activating", "1") if second < 2 else ("active", "2"), False, 3),
+        # It ends whenever it is started.
+        (lambda second: ("active" if second % 2 else "activating", str(second // 2 + second % 2)), True, 5),
+        (lambda second: ("active" if second else "activating", str(second)), True, 5),
+    ],
+)
+def test_a_service_that_systemd_starts_again_is_waited_for_unless_it_ends_again(
+    pi: Pi, monkeypatch: pytest.MonkeyPatch, states: STATES, differs: bool, seconds: int
+) -> None:
+    slept: list[float] = []
+
+    def go_on(seconds: float = 0) -> None:
+        slept.extend([seconds] if seconds else [])
+        pi.shown["ActiveState"], pi.shown["InvocationID"] = states(int(sum(slept)))
+
+    monkeypatch.setattr(time, "sleep", go_on)
+    go_on()
+    assert told(pi) == (["unit camera.service: active is activating, was active"] if differs else [])
     assert sum(slept) == seconds
 
 
