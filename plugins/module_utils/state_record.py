@@ -31,6 +31,8 @@ THERE = "there"
 """What differs of an entry that only one of two observations has."""
 RELEASED = re.compile(rf"(path /.+?)/(releases/{RELEASE.pattern})(?:/.*)?")
 """What belongs to a release: its store, and where `current` leads if it is that one's."""
+IDENTITY = ("type", "state", "loaded")
+"""Attributes that say whether a file, a package or an account, and a unit are there."""
 
 
 @dataclass
@@ -146,14 +148,15 @@ class Record:
                     for difference in compare(device, name, former.entries, entries)
                     if difference.entry in known
                     and not judged(difference, entries, declared[name])
-                    and (
-                        # No role mounts anything: what it makes on a mount that came or went is not where it shall be.
-                        difference.attribute == "mounted"
-                        or before.get(difference.entry, ABSENT).items() <= entries.get(difference.entry, ABSENT).items()
-                    )
+                    # No role mounts anything: what it makes on a mount that came or went is not where it shall be.
+                    and (difference.attribute == "mounted" or is_untouched(difference, before, entries))
                 ]
-                for entry in {difference.entry for difference in left}:
-                    put(entries, entry, former.entries)
+                for each in left:
+                    if as_a_whole(each):
+                        put(entries, each.entry, former.entries)
+                    else:
+                        entries[each.entry] = dict(entries[each.entry])
+                        put(entries[each.entry], each.attribute, former.entries[each.entry])
                 untouched += left
             self.roles[name] = Role(inputs, dict(declared[name]), entries)
         # What several roles manage is recorded for all of them: a Lambda's folder is in that of all Lambdas.
@@ -186,8 +189,24 @@ def judged(difference: Difference, entries: Entries, manages: Manages) -> bool:
     return entry == "reboot" or entry.startswith("seen ")
 
 
-def put(entries: Entries, entry: str, source: Entries) -> None:
-    """Have an entry as it is in other entries, or not at all."""
+def as_a_whole(difference: Difference) -> bool:
+    """Say whether what differs is all of an entry: one that is gone or something else, or is what a role is given."""
+    return difference.attribute in (THERE, *IDENTITY) or difference.entry in ("swap", "host name")
+
+
+def is_untouched(difference: Difference, before: Entries, now: Entries) -> bool:
+    """Say whether what differs is as it was when its role began, whatever else the role did to the entry."""
+    one, other = before.get(difference.entry, ABSENT), now.get(difference.entry, ABSENT)
+    if as_a_whole(difference) and difference.attribute not in ("state", "loaded"):
+        # What ran when its role began may have looked at less.
+        return one.items() <= other.items()
+    # Only of what a boot starts is recorded whether it is active.
+    attributes = ["start at boot", "active"] if difference.attribute == "active" else [difference.attribute]
+    return all(one.get(attribute) == other.get(attribute) for attribute in attributes)
+
+
+def put(entries: dict[str, Any], entry: str, source: Mapping[str, Any]) -> None:
+    """Have an entry, or an attribute of one, as it is in others, or not at all."""
     entries.pop(entry, None)
     if entry in source:
         entries[entry] = source[entry]
@@ -214,7 +233,8 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
         if before == now:
             continue
         # Of what is something else now, or is gone, nothing else need be said.
-        attributes = ["type"] if before.get("type") != now.get("type") else sorted(before.keys() | now.keys())
+        others = [attribute for attribute in IDENTITY if before.get(attribute) != now.get(attribute)]
+        attributes = others or sorted(before.keys() | now.keys())
         if before.get("state") == now.get("state"):
             # Of others an older record knows nothing.
             attributes = [attribute for attribute in attributes if attribute in before]

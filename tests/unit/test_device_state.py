@@ -800,6 +800,32 @@ def test_what_a_role_with_other_inputs_does_not_mend_is_not_recorded_either(pi: 
     assert list(device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False).run) == ["camera"]
 
 
+@pytest.mark.parametrize("inputs", ["a", "c"], ids=["the same inputs", "other inputs"])
+def test_what_a_role_leaves_of_what_it_mends_else_is_not_recorded(pi: Pi, inputs: str) -> None:
+    pi.shown |= {"UnitFileState": "static", "NeedDaemonReload": "yes"}
+    device_state.begin(pi.device, {**INPUTS, "camera": inputs}, everything=False)
+    pi.shown |= {"NeedDaemonReload": "no"}
+    left = [str(each) for each in device_state.record(pi.device, {"camera": inputs}, DECLARED)]
+    assert (
+        left
+        == told(pi)
+        == [
+            "unit camera.service: active is none, was active",
+            "unit camera.service: start at boot is static, was enabled",
+        ]
+    )
+    pi.shown |= {"UnitFileState": "enabled"}
+    assert told(pi) == []
+
+
+def test_what_a_role_takes_away_of_what_somebody_switched_off_is_recorded(pi: Pi) -> None:
+    pi.shown |= {"UnitFileState": "disabled", "ActiveState": "inactive"}
+    device_state.begin(pi.device, {**INPUTS, "camera": "c"}, everything=False)
+    pi.shown |= {"LoadState": "not-found", "UnitFileState": "", "FragmentPath": ""}
+    assert device_state.record(pi.device, {"camera": "c"}, DECLARED) == []
+    assert told(pi) == []
+
+
 def test_what_a_role_judges_and_lets_be_stays_where_it_is_and_is_recorded(pi: Pi) -> None:
     pi.write("/etc/mosquitto/more.conf", "max_connections 5\n")
     pi.path("/etc/mosquitto/mosquitto.conf").chmod(0o640)
