@@ -29,6 +29,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline impor
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import swap_reboot_reason
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap_mechanism import RpiSwap, mechanism
+from ansible_collections.edge.pi_fleet.plugins.module_utils.unit_folders import UnitFolders
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, is_unit
 
 Entries = dict[str, dict[str, str]]
@@ -105,6 +106,7 @@ class Observer:
         self._device = device
         self._shown: dict[str, dict[str, str]] = {}
         self._files: dict[str, str] = {}
+        self._unit_folders = UnitFolders(device)
 
     def observe(self, declared: Mapping[str, Manages]) -> dict[str, Entries]:
         """Return the entries of each role."""
@@ -428,8 +430,9 @@ class Observer:
         if not self._is_vendors(name):
             # No package knows it: of those there, only what is for all services is a distribution's.
             kind = name.rpartition(".")[2]
-            vendors = tuple(f"{top}systemd/system/{kind}.d/" for top in VENDORS)
-        drop_ins = [path for path in shown.get("DropInPaths", "").split() if not path.startswith(vendors)]
+            vendors = tuple(f"{top}systemd/system/{kind}." for top in VENDORS)
+        file, loaded = shown.get("FragmentPath", ""), shown.get("DropInPaths", "").split()
+        drop_ins = [path for path in [*loaded, *self._unread(name, loaded)] if not path.startswith(vendors)]
         found = {
             "loaded": shown.get("LoadState", "not-found"),
             "start at boot": shown.get("UnitFileState", ""),
@@ -441,7 +444,11 @@ class Observer:
             stopped = name in self._stopped_by_guard and shown.get("ActiveState") in ("inactive", "failed")
             found["active"] = "active" if stopped else shown.get("ActiveState", "")
         yield f"unit {name}", found
-        files = [shown.get("FragmentPath", ""), *drop_ins]
+        files = [file, *drop_ins]
+        # Somebody's in the place of a package's, of which systemd says nothing before it reads all anew.
+        on_disk = self._unit_folders.file(name)
+        if shown.get("LoadState") != "masked" and not self._unit_folders.same(on_disk, file):
+            files.append(on_disk)
         for path in files:
             # What masks a unit is everybody's.
             if path and not path.startswith((*vendors, "/dev/")):
@@ -454,6 +461,13 @@ class Observer:
             return set(json.loads(read_text(self._device.path(GUARD)) or "{}").get("stopped", {}))
         except (ValueError, AttributeError, TypeError):
             return set()
+
+    def _unread(self, name: str, loaded: Sequence[str]) -> list[str]:
+        """Return the drop-ins that systemd will take as soon as anybody has it read all anew."""
+        if self._shown.get(name, {}).get("LoadState", "not-found") == "not-found":
+            return []
+        same = self._unit_folders.same
+        return [path for path in self._unit_folders.drop_ins(name) if not any(same(path, each) for each in loaded)]
 
     def _is_vendors(self, name: str) -> bool:
         """Say whether a package brought a unit, whatever file is in its place; we have instances of our own alone."""

@@ -211,7 +211,7 @@ elif KIND in ("masked", "masked until a boot"):
         if not os.path.lexists(f"/etc/systemd/system/{unit}"):
             call("systemctl", "mask", *(["--runtime"] if KIND != "masked" else []), unit)
             changed.append(f"unit {unit}")
-elif KIND in ("drop-in", "drop-in until a boot", "drop-in for all of a kind"):
+elif KIND in ("drop-in", "drop-in until a boot", "drop-in for all of a kind", "drop-in that nobody read"):
     for unit in units:
         # For all instances of a template, and else for all units of a type.
         of_a_kind = re.sub("@.*[.]", "@.", unit) if "@" in unit else unit.rpartition(".")[2]
@@ -222,7 +222,14 @@ elif KIND in ("drop-in", "drop-in until a boot", "drop-in for all of a kind"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "somebody.conf").write_text("[Unit]\\nDescription=another\\n")
         changed.append(f"unit {unit}")
-    call("systemctl", "daemon-reload")
+    if KIND != "drop-in that nobody read":
+        call("systemctl", "daemon-reload")
+elif KIND == "unit that nobody read":
+    for unit in units:
+        path = Path("/etc/systemd/system", unit)
+        if not path.exists():
+            path.write_text("[Service]\\nExecStart=/bin/sleep 1h\\n")
+            changed.append(f"path {path}")
 print(json.dumps(changed))
 """
 # A whole release beside the current one, which the next record knows; prints where it is.
@@ -306,6 +313,7 @@ RESTARTED = [
 KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node", "another node", "home and shell"]
 KINDS += ["acl", "who may log in", "accounts that are gone", "other names"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]
+KINDS += ["drop-in that nobody read", "unit that nobody read"]
 
 
 def report(fleet: Fleet, folder: Path, host: str) -> tuple[int, dict[str, Any]]:

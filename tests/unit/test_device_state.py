@@ -133,12 +133,19 @@ class Pi:
         self.path(name).parent.mkdir(parents=True, exist_ok=True)
         self.path(name).write_text(text)
 
+    def as_written(self, name: str) -> dict[str, str]:
+        """Return what systemd shows of a unit that is left alone."""
+        file = f"/etc/systemd/system/{name}"
+        return {**SHOWN, "FragmentPath": file if self.path(file).exists() else ""}
+
     def run(self, argv: list[str]) -> tuple[int, str, str]:
         match argv:
             case ["systemctl", "show", _, "--", *names]:
                 if any("@." in name for name in names):
                     return 1, "", "Unit name is neither a valid invocation ID nor unit name.\n"
-                blocks = [{"Id": name, **(self.shown if name == self.unit else SHOWN)} for name in names]
+                blocks = [
+                    {"Id": name, **(self.shown if name == self.unit else self.as_written(name))} for name in names
+                ]
                 return 0, "\n\n".join("\n".join(map("=".join, block.items())) for block in blocks) + "\n", ""
             case ["dpkg", "--compare-versions", one, "gt", other]:
                 return int(one <= other), "", ""
@@ -351,6 +358,21 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         "camera",
         "unit camera.service: drop-ins is /etc/systemd/system/camera.service.d/x.conf, was none",
     ),
+    "a drop-in that systemd has not read": (
+        change("/etc/systemd/system/camera.service.d/x.conf", "[Service]\n"),
+        "camera",
+        "unit camera.service: drop-ins is /etc/systemd/system/camera.service.d/x.conf, was none",
+    ),
+    "one for a part of its name": (
+        change("/etc/systemd/system.control/worker@.service.d/x.conf", "[Service]\n"),
+        "camera",
+        "unit worker@x.service: drop-ins is /etc/systemd/system.control/worker@.service.d/x.conf, was none",
+    ),
+    "a unit's file that goes before its own and was not read": (
+        change("/etc/systemd/system.control/camera.service", "[Service]\n"),
+        "camera",
+        "path /etc/systemd/system.control/camera.service: it is there, and was not",
+    ),
     "a drop-in where a distribution's are": (
         shown("DropInPaths", "/usr/lib/systemd/system/camera.service.d/x.conf"),
         "camera",
@@ -543,13 +565,84 @@ def test_a_copy_beside_a_unit_that_was_once_recorded_as_one_is_no_drift(pi: Pi) 
     assert device_state.begin(pi.device, INPUTS, everything=False).run == {}
 
 
-def test_a_packages_own_drop_in_for_its_unit_stays_silent(tmp_path: Path) -> None:
+@pytest.fixture
+def vendors(tmp_path: Path) -> Pi:
+    """A device that was recorded, with a unit that a package brought, and a drop-in of its role's."""
     pi = Pi(tmp_path)
-    pi.write("/lib/systemd/system/camera.service", "[Service]\n")
+    pi.path("/etc/systemd/system/camera.service").unlink()
+    pi.write("/usr/lib/systemd/system/camera.service", "[Service]\n")
+    pi.path("/lib").symlink_to("usr/lib")
+    pi.write("/etc/systemd/system/camera.service.d/80-pi-fleet.conf", "[Service]\n")
+    pi.shown |= {
+        "FragmentPath": "/lib/systemd/system/camera.service",
+        "DropInPaths": "/etc/systemd/system/camera.service.d/80-pi-fleet.conf",
+    }
     device_state.begin(pi.device, INPUTS, everything=False)
     device_state.record(pi.device, INPUTS, DECLARED)
-    pi.shown |= {"DropInPaths": "/usr/lib/systemd/system/camera.service.d/y.conf"}
     assert told(pi) == []
+    return pi
+
+
+def mask(pi: Pi) -> None:
+    pi.path("/etc/systemd/system/camera.service").symlink_to("/dev/null")
+    pi.shown |= {"LoadState": "masked", "FragmentPath": "/dev/null", "DropInPaths": ""}
+
+
+VENDORS_DRIFT: dict[str, tuple[Callable[[Pi], object], list[str], list[str]]] = {
+    "a package's own drop-in": (
+        shown(
+            "DropInPaths",
+            "/etc/systemd/system/camera.service.d/80-pi-fleet.conf /usr/lib/systemd/system/camera.service.d/y.conf",
+        ),
+        [],
+        [],
+    ),
+    "one that was not read": (change("/usr/lib/systemd/system/camera.service.d/y.conf", ""), [], []),
+    "one that the role's goes before": (
+        change("/run/systemd/system/camera.service.d/80-pi-fleet.conf", "[Service]\n"),
+        [],
+        [],
+    ),
+    "what is no drop-in": (change("/etc/systemd/system/camera.service.d/.80-pi-fleet.conf.swp", ""), [], []),
+    "a file of the package's unit that is newer": (
+        change("/usr/lib/systemd/system/camera.service", "[Service]\n\n"),
+        [],
+        [],
+    ),
+    "a unit in its place": (
+        change("/etc/systemd/system/camera.service", "[Service]\n"),
+        ["path /etc/systemd/system/camera.service: it is there, and was not"],
+        ["/etc/systemd/system/camera.service"],
+    ),
+    "a mask that was not read": (
+        lambda pi: pi.path("/etc/systemd/system/camera.service").symlink_to("/dev/null"),
+        ["path /etc/systemd/system/camera.service: it is there, and was not"],
+        ["/etc/systemd/system/camera.service"],
+    ),
+    "one that was read": (mask, ["unit camera.service: loaded is masked, was loaded"], []),
+    "one that goes before the role's": (
+        change("/etc/systemd/system.control/camera.service.d/80-pi-fleet.conf", "[Service]\n"),
+        [
+            "path /etc/systemd/system.control/camera.service.d/80-pi-fleet.conf: it is there, and was not",
+            "unit camera.service: drop-ins is /etc/systemd/system.control/camera.service.d/80-pi-fleet.conf "
+            "/etc/systemd/system/camera.service.d/80-pi-fleet.conf, was "
+            "/etc/systemd/system/camera.service.d/80-pi-fleet.conf",
+        ],
+        ["/etc/systemd/system.control/camera.service.d/80-pi-fleet.conf"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("drift", "sentences", "moved"), VENDORS_DRIFT.values(), ids=VENDORS_DRIFT)
+def test_of_a_packages_unit_what_is_not_the_packages_is_told_and_set_aside(
+    vendors: Pi, drift: Callable[[Pi], object], sentences: list[str], moved: list[str]
+) -> None:
+    drift(vendors)
+    assert told(vendors) == sentences
+    begun = device_state.begin(vendors.device, INPUTS, everything=False)
+    assert [each.partition(",")[0] for each in begun.restored if "moved" in each] == moved
+    assert not any(os.path.lexists(vendors.path(name)) for name in moved)
+    assert vendors.path("/etc/systemd/system/camera.service.d/80-pi-fleet.conf").exists()
 
 
 def test_units_of_a_device_that_boots_are_waited_for(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1846,26 +1939,38 @@ def test_a_run_that_was_killed_behind_what_it_put_back_owes_the_restart_still(
     assert told(running) == []
 
 
-@pytest.mark.parametrize(
-    ("drop_in", "unit"),
-    [
-        ("/etc/systemd/system/lambda@.service.d/x.conf", "lambda@x.service"),
-        ("/etc/systemd/system/service.d/x.conf", "mosquitto.service"),
-        ("/run/systemd/system/lambda@x.path.d/override.conf", "lambda@x.path"),
-    ],
-)
-def test_a_unit_owes_a_restart_for_a_drop_in_of_any_breadth(running: Pi, drop_in: str, unit: str) -> None:
+# Of any breadth.
+DROP_INS = {
+    "/etc/systemd/system/lambda@.service.d/x.conf": {"lambda@x.service"},
+    "/etc/systemd/system/service.d/x.conf": {*SERVICES, "mosquitto.service"},
+    "/run/systemd/system/lambda@x.path.d/override.conf": {"lambda@x.path"},
+    "/etc/systemd/system/mosquitto.service.d/x.conf": {"mosquitto.service"},
+}
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize(("drop_in", "units"), DROP_INS.items())
+def test_units_owe_a_restart_for_a_drop_in_that_is_set_aside_whether_systemd_has_read_it_or_not(
+    running: Pi, drop_in: str, units: set[str], is_read: bool
+) -> None:
     running.write(drop_in, "[Service]\nEnvironment=A=1\n")
-    running.unit, running.shown = unit, {**SHOWN, "DropInPaths": drop_in}
-    assert len(device_state.begin(running.device, RUNNING_INPUTS, everything=False).restored) == 1
+    running.unit = max(units)
+    running.shown = {**running.as_written(running.unit), "DropInPaths": drop_in if is_read else ""}
+    begun = device_state.begin(running.device, RUNNING_INPUTS, everything=False)
+    (moved,) = begun.restored
+    assert moved.startswith(f"{drop_in}, which was not there before, was moved to {ASIDE}/")
     assert not running.path(drop_in).exists()
-    assert owed(running) == {unit}
+    assert running.calls[-1] == ["systemctl", "daemon-reload"]
+    assert owed(running) == units
 
 
 def test_a_unit_that_somebody_added_goes_on_no_longer(running: Pi) -> None:
     running.write("/etc/systemd/system/lambda@y.service", "[Service]\nExecStart=/usr/bin/sleep 1h\n")
     begun = device_state.begin(running.device, RUNNING_INPUTS, everything=False)
-    assert begun.restored == ["lambda@y.service, which was not there before, was stopped"]
+    assert [sentence.partition(" to ")[0] for sentence in begun.restored] == [
+        "/etc/systemd/system/lambda@y.service, which was not there before, was moved",
+        "lambda@y.service, which was not there before, was stopped",
+    ]
     assert ["systemctl", "stop", "lambda@y.service"] in running.calls
 
 
