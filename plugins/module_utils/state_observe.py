@@ -29,7 +29,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline impor
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap import swap_reboot_reason
 from ansible_collections.edge.pi_fleet.plugins.module_utils.swap_mechanism import RpiSwap, mechanism
-from ansible_collections.edge.pi_fleet.plugins.module_utils.unit_folders import UnitFolders
+from ansible_collections.edge.pi_fleet.plugins.module_utils.unit_folders import NO_LINK, UnitFolders
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, is_unit
 
 Entries = dict[str, dict[str, str]]
@@ -433,10 +433,12 @@ class Observer:
             vendors = tuple(f"{top}systemd/system/{kind}." for top in VENDORS)
         file, loaded = shown.get("FragmentPath", ""), shown.get("DropInPaths", "").split()
         drop_ins = [path for path in [*loaded, *self._unread(name, loaded)] if not path.startswith(vendors)]
+        links = self._unit_folders.links(name)
         found = {
             "loaded": shown.get("LoadState", "not-found"),
             "start at boot": shown.get("UnitFileState", ""),
             "drop-ins": " ".join(sorted(drop_ins)),
+            "links": " ".join(sorted(link for link in links if not link.removeprefix(NO_LINK).startswith(vendors))),
             "read by systemd": "no" if shown.get("NeedDaemonReload") == "yes" else "yes",
         }
         # What is started by others, a timer or a path, runs now and then.

@@ -35,6 +35,10 @@ IDENTITY = ("type", "state", "loaded")
 """Attributes that say whether a file, a package or an account, and a unit are there."""
 
 
+LATER = ("links",)
+"""Attributes that records of an earlier pi-fleet do not have, and so say nothing of."""
+
+
 @dataclass
 class Role:
     """What is known of a role since it was recorded."""
@@ -251,8 +255,16 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
             Difference(role, entry, attribute, now.get(attribute, ""), before.get(attribute, ""))
             for attribute in attributes
             if before.get(attribute) != now.get(attribute)
+            and not (attribute in LATER and attribute not in before)
+            and not (attribute == "links" and links_lasted_until_a_boot(before[attribute], now.get(attribute, "")))
         ]
     return differences
+
+
+def links_lasted_until_a_boot(before: str, now: str) -> bool:
+    """Say whether all that differs of a unit's links is that some were in memory, and are gone."""
+    gone = set(before.split()) - set(now.split())
+    return set(now.split()) < set(before.split()) and all(link.startswith("/run/") for link in gone)
 
 
 def newer(device: Device, before: Mapping[str, str], now: Mapping[str, str]) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put back what roles do not look at: modes, owners, ACLs, links, drop-ins and masks of units, groups, kernel flags.
+"""Put back what roles do not look at: modes, owners, ACLs, links, drop-ins, masks and links of units, groups, flags.
 
 Content is the roles' to put back. What stands where nothing was, or in the place of something else, is set aside, never
 deleted: somebody may want it. Nodes of devices hold nothing.
@@ -28,6 +28,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FO
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, EXPIRY, Entries, Observer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import Role, newer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.unit_folders import NO_LINK, WANTING
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED
 
 # Services of ours that run all the time, and where what they read when they start lies.
@@ -197,8 +198,8 @@ class Restorer:
                 raise
             # /run and /dev are in memory. Owners, modes and links go with it.
             self._device.command("mv", "--", str(path), str(there))
-        if path.parent.suffix == ".d" and "systemd" in path.parts:
-            # Somebody made the folder of a unit's drop-in, too.
+        if path.parent.suffix in (".d", *WANTING) and "systemd" in path.parts:
+            # Somebody made the folder of a unit's drop-in or link, too.
             with suppress(OSError):
                 path.parent.rmdir()
 
@@ -213,10 +214,13 @@ class Restorer:
             # One for all units, or of a generator, is not this unit's.
             if Path(drop_in).parent.name == f"{name}.d":
                 self._set_aside(self._device.path(drop_in))
+        links = extra_links(before, now)
+        for link in sorted(links):
+            self._set_aside(self._device.path(link))
         masked = now.get("loaded") == "masked"
         if masked and before.get("loaded") != "masked":
             self._do(f"{name} is masked no longer", self._unmask, name)
-        if (extra or masked) and not self._dry:
+        if (extra or links or masked) and not self._dry:
             self._device.command("systemctl", "daemon-reload")
 
     def _unmask(self, name: str) -> None:
@@ -428,6 +432,12 @@ def runs(unit: str, entry: str, before: Mapping[str, str], now: Mapping[str, str
 def extra_drop_ins(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
     """Return a unit's drop-ins that it had not."""
     return set(now.get("drop-ins", "").split()) - set(before.get("drop-ins", "").split())
+
+
+def extra_links(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
+    """Return where a unit has links that it had not; nothing where it is not known which it had."""
+    known = before.get("links", "" if before == ABSENT else now.get("links", ""))
+    return {link.removeprefix(NO_LINK) for link in set(now.get("links", "").split()) - set(known.split())}
 
 
 def own(path: Path, numbers: tuple[int, int], mode: str | None) -> None:

@@ -26,6 +26,10 @@ FOLDERS = (
     "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
 )
+WANTING = (".wants", ".requires", ".upholds")
+"""How folders end in which a link has a unit started with another one."""
+NO_LINK = "ignored:"
+"""How one begins that is in such a folder and has nothing started: no link, or one to nothing."""
 
 
 class UnitFolders:
@@ -43,10 +47,30 @@ class UnitFolders:
     def drop_ins(self, name: str) -> list[str]:
         """Return the drop-ins that a unit is read with."""
         found: dict[str, str] = {}
-        for path in self._beside(name, "d"):
+        for path in self._beside(name, ".d"):
             if path.endswith(".conf"):
                 found.setdefault(Path(path).name, path)
         return list(found.values())
+
+    def links(self, name: str) -> list[str]:
+        """Return the links by which others have a unit started, and it has others started."""
+        folders = [f"{top}/{each}" for top in FOLDERS for each in self._listed[top] if each.endswith(WANTING)]
+        by_others = [path for path in (f"{folder}/{name}" for folder in folders) if self._lies(path)]
+        its_own = [path for kind in WANTING for path in self._beside(name, kind) if self._starts(path)]
+        # In the place of one that has, or before it.
+        return [*(path if self._starts(path) else f"{NO_LINK}{path}" for path in by_others), *its_own]
+
+    def _lies(self, path: str) -> bool:
+        return os.path.lexists(self._device.path(path))
+
+    def _starts(self, path: str) -> bool:
+        there = self._device.path(path)
+        try:
+            # One to /dev/null, or to an empty file.
+            return there.is_symlink() and there.stat().st_size > 0
+        except OSError:
+            # The name is what counts, wherever it leads.
+            return True
 
     def same(self, one: str, other: str) -> bool:
         """Say whether two paths lead to one file."""
@@ -54,7 +78,7 @@ class UnitFolders:
 
     def _beside(self, name: str, kind: str) -> Iterator[str]:
         """Return what is in a unit's folders of a kind, in systemd's order."""
-        *own, of_all = [f"{each}.{kind}" for each in names(name)]
+        *own, of_all = [f"{each}{kind}" for each in names(name)]
         places = [(top, folder) for top in FOLDERS for folder in own] + [(top, of_all) for top in FOLDERS]
         for top, folder in places:
             if folder in self._listed[top]:

@@ -224,6 +224,25 @@ elif KIND in ("drop-in", "drop-in until a boot", "drop-in for all of a kind", "d
         changed.append(f"unit {unit}")
     if KIND != "drop-in that nobody read":
         call("systemctl", "daemon-reload")
+elif KIND in ("started elsewhere", "requires what is not there", "static and started"):
+    for unit, known in named("unit").items():
+        if known["loaded"] != "loaded":
+            continue
+        links = Path("/etc/systemd/system").glob(f"*.wants/{unit}") if KIND == "started elsewhere" else []
+        for link in list(links):
+            other = Path("/etc/systemd/system/rescue.target.wants", unit)
+            other.parent.mkdir(exist_ok=True)
+            link.rename(other)
+            changed.append(f"unit {unit}")
+        if KIND == "requires what is not there":
+            folder = Path("/etc/systemd/system", f"{unit}.requires")
+            folder.mkdir()
+            (folder / "no.service").symlink_to("/nowhere")
+            changed.append(f"unit {unit}")
+        if KIND == "static and started" and known["start at boot"] == "static":
+            call("systemctl", "add-wants", "timers.target", unit)
+            changed.append(f"unit {unit}")
+    call("systemctl", "daemon-reload")
 elif KIND == "unit that nobody read":
     for unit in units:
         path = Path("/etc/systemd/system", unit)
@@ -314,6 +333,7 @@ KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node"
 KINDS += ["acl", "who may log in", "accounts that are gone", "other names"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]
 KINDS += ["drop-in that nobody read", "unit that nobody read"]
+KINDS += ["started elsewhere", "requires what is not there", "static and started"]
 
 
 def report(fleet: Fleet, folder: Path, host: str) -> tuple[int, dict[str, Any]]:

@@ -77,6 +77,9 @@ SHOWN = {
 }
 
 
+WANTED_BY = "/etc/systemd/system/multi-user.target.wants/camera.service"
+
+
 class Pi:
     """A device in a folder; systemd, dpkg and usermod are played."""
 
@@ -108,6 +111,7 @@ class Pi:
         self.write(FIRMWARE, "console=tty1 cgroup_memory=1 rootwait\n")
         self.write("/etc/systemd/system/camera.service", "[Service]\n")
         self.write("/etc/systemd/system/worker@x.service", "[Service]\n")
+        self.link(WANTED_BY, "/etc/systemd/system/camera.service")
         (root / "opt/camera/link").symlink_to("current")
         self.bring()
 
@@ -132,6 +136,10 @@ class Pi:
     def write(self, name: str, text: str) -> None:
         self.path(name).parent.mkdir(parents=True, exist_ok=True)
         self.path(name).write_text(text)
+
+    def link(self, name: str, target: str) -> None:
+        self.path(name).parent.mkdir(parents=True, exist_ok=True)
+        self.path(name).symlink_to(target)
 
     def as_written(self, name: str) -> dict[str, str]:
         """Return what systemd shows of a unit that is left alone."""
@@ -373,6 +381,32 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         "camera",
         "path /etc/systemd/system.control/camera.service: it is there, and was not",
     ),
+    "a link that is elsewhere": (
+        lambda pi: pi.path(WANTED_BY).parent.rename(pi.path("/etc/systemd/system/rescue.target.wants")),
+        "camera",
+        f"unit camera.service: links is /etc/systemd/system/rescue.target.wants/camera.service, was {WANTED_BY}",
+    ),
+    "a link to what a unit requires": (
+        lambda pi: pi.link("/etc/systemd/system/worker@.service.requires/no.service", "/nowhere"),
+        "camera",
+        "unit worker@x.service: links is /etc/systemd/system/worker@.service.requires/no.service, was none",
+    ),
+    "a link that has a static unit started": (
+        lambda pi: pi.link("/usr/lib/systemd/system/timers.target.wants/worker@x.service", "/nowhere"),
+        "camera",
+        "unit worker@x.service: links is /usr/lib/systemd/system/timers.target.wants/worker@x.service, was none",
+    ),
+    "a link to nothing": (
+        lambda pi: link(pi, WANTED_BY, "/dev/null"),
+        "camera",
+        f"unit camera.service: links is ignored:{WANTED_BY}, was {WANTED_BY}",
+    ),
+    "a link to nothing before one": (
+        lambda pi: pi.link("/run/systemd/system.control/multi-user.target.wants/camera.service", "/dev/null"),
+        "camera",
+        "unit camera.service: links is /etc/systemd/system/multi-user.target.wants/camera.service "
+        f"ignored:/run/systemd/system.control/multi-user.target.wants/camera.service, was {WANTED_BY}",
+    ),
     "a drop-in where a distribution's are": (
         shown("DropInPaths", "/usr/lib/systemd/system/camera.service.d/x.conf"),
         "camera",
@@ -537,6 +571,7 @@ SILENT: dict[str, Callable[[Pi], object]] = {
     "a distribution's drop-in for all services": shown("DropInPaths", "/usr/lib/systemd/system/service.d/y.conf"),
     "a copy beside a unit": change("/etc/systemd/system/worker@x.service.bak", "[Service]\n"),
     "what a unit of a pattern wants": change("/etc/systemd/system/worker@x.service.wants/mine.service", ""),
+    "another unit's link": lambda pi: pi.link("/etc/systemd/system/multi-user.target.wants/mine.service", "/mine"),
     "a template that a pattern matches": change("/etc/systemd/system/worker@.service", "[Service]\n"),
     "another host's address": change("/etc/hosts", "10.0.0.1 broker\n127.0.1.1 kitchen\n"),
     "another user's password": change("/etc/shadow", "ggc_user:!:20000::::::\neve:$y$j9T$x:20000::::::\n"),
@@ -554,15 +589,84 @@ def test_what_is_not_managed_stays_silent(pi: Pi, change: Callable[[Pi], object]
     assert told(pi) == []
 
 
-def test_a_copy_beside_a_unit_that_was_once_recorded_as_one_is_no_drift(pi: Pi) -> None:
+def spoil_record(pi: Pi, spoil: Callable[[dict[str, Any]], object]) -> None:
+    """Have the entries of each role be others, as if an earlier pi-fleet had recorded them."""
     document = json.loads(pi.path(state_record.PATH).read_text())
     for role in document["content"]["roles"].values():
-        role["entries"]["unit worker@x.service.bak"] = {"loaded": "not-found"}
+        spoil(role["entries"])
     document["sha256"] = state_record.checksum(document["content"])
     pi.write(state_record.PATH, json.dumps(document))
     pi.path(state_record.PATH).chmod(0o600)
+
+
+def test_a_copy_beside_a_unit_that_was_once_recorded_as_one_is_no_drift(pi: Pi) -> None:
+    spoil_record(pi, lambda entries: entries.update({"unit worker@x.service.bak": {"loaded": "not-found"}}))
     assert told(pi) == []
     assert device_state.begin(pi.device, INPUTS, everything=False).run == {}
+
+
+def test_what_an_earlier_record_does_not_say_is_no_drift_and_is_left_alone(pi: Pi) -> None:
+    def forget(entries: dict[str, Any]) -> None:
+        for known in entries.values():
+            for attribute in state_record.LATER:
+                known.pop(attribute, None)
+
+    spoil_record(pi, forget)
+    pi.link("/etc/systemd/system/rescue.target.wants/camera.service", "/nowhere")
+    assert told(pi) == []
+    assert device_state.begin(pi.device, INPUTS, everything=False).run == {}
+    pi.shown |= {"UnitFileState": "disabled"}
+    assert device_state.begin(pi.device, INPUTS, everything=False).restored == []
+    pi.shown |= {"UnitFileState": "enabled"}
+    assert device_state.record(pi.device, {"camera": "a"}, DECLARED) == []
+    assert told(pi) == []
+    pi.path(WANTED_BY).unlink()
+    assert len(told(pi)) == 1
+
+
+def test_a_boot_that_takes_a_link_changes_nothing(tmp_path: Path) -> None:
+    pi, in_memory = Pi(tmp_path), "/run/systemd/system/rescue.target.wants/camera.service"
+    pi.link(in_memory, "/nowhere")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    pi.path(in_memory).unlink()
+    assert told(pi) == []
+    pi.path(WANTED_BY).unlink()
+    assert told(pi) == [f"unit camera.service: links is none, was {WANTED_BY} {in_memory}"]
+    pi.link(WANTED_BY, "/etc/systemd/system/camera.service")
+    pi.link("/run/systemd/system/basic.target.wants/camera.service", "/nowhere")
+    assert len(told(pi)) == 1
+
+
+LINKS = [
+    "/etc/systemd/system/rescue.target.wants/camera.service",
+    "/etc/systemd/system/camera.service.requires/no.service",
+    "/run/systemd/system/timers.target.upholds/worker@x.service",
+]
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_a_link_of_a_unit_that_was_not_there_is_set_aside_with_its_folder(pi: Pi, link: str) -> None:
+    pi.link(link, "/nowhere")
+    calls = len(pi.calls)
+    dry = device_state.begin(pi.device, INPUTS, everything=False, dry=True).restored
+    assert (len(dry), pi.path(link).is_symlink(), pi.calls[calls:]) == (1, True, [])
+    (moved,) = device_state.begin(pi.device, INPUTS, everything=False).restored
+    assert moved.startswith(f"{link}, which was not there before, was moved to {ASIDE}/")
+    assert not pi.path(link).parent.exists()
+    assert [path.readlink() for path in pi.path(ASIDE).rglob("*") if path.is_symlink()] == [Path("/nowhere")]
+    # Else systemd would have it started still.
+    assert pi.calls[-1] == ["systemctl", "daemon-reload"]
+    assert device_state.record(pi.device, {"camera": "a"}, DECLARED) == []
+    assert told(pi) == []
+
+
+def test_what_is_in_the_place_of_a_units_link_stands_in_nobodys_way(pi: Pi) -> None:
+    pi.path(WANTED_BY).unlink()
+    pi.write(WANTED_BY, "")
+    (moved,) = device_state.begin(pi.device, INPUTS, everything=False).restored
+    assert moved.startswith(f"{WANTED_BY}, which was not there before, was moved")
+    assert not os.path.lexists(pi.path(WANTED_BY))
 
 
 @pytest.fixture
