@@ -441,8 +441,8 @@ class Observer:
             "links": " ".join(sorted(link for link in links if not link.removeprefix(NO_LINK).startswith(vendors))),
             "read by systemd": "no" if shown.get("NeedDaemonReload") == "yes" else "yes",
         }
-        # What is started by others, a timer or a path, runs now and then.
-        if enabled(shown):
+        # What is started by others, a timer or a path, runs now and then; what has no file any more shall not.
+        if enabled(shown) or (found["loaded"] == "not-found" and shown.get("ActiveState") in ("active", *SETTLING)):
             stopped = name in self._stopped_by_guard and shown.get("ActiveState") in ("inactive", "failed")
             found["active"] = "active" if stopped else shown.get("ActiveState", "")
         yield f"unit {name}", found

@@ -204,11 +204,12 @@ class Restorer:
                 path.parent.rmdir()
 
     def _unit(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-        if before == ABSENT:
+        there = now.get("loaded", "not-found") not in ("masked", "not-found") or "active" in now
+        added = not was_there(before) and there
+        if added:
             # Its file is set aside.
             sentence = f"{name}, which was not there before, was stopped"
             self._do(sentence, self._device.run, ["systemctl", "stop", name])
-            return
         extra = extra_drop_ins(before, now)
         for drop_in in sorted(extra):
             # One for all units, or of a generator, is not this unit's.
@@ -220,7 +221,7 @@ class Restorer:
         masked = now.get("loaded") == "masked"
         if masked and before.get("loaded") != "masked":
             self._do(f"{name} is masked no longer", self._unmask, name)
-        if (extra or links or masked) and not self._dry:
+        if (added or extra or links or masked) and not self._dry:
             self._device.command("systemctl", "daemon-reload")
 
     def _unmask(self, name: str) -> None:
@@ -429,6 +430,11 @@ def runs(unit: str, entry: str, before: Mapping[str, str], now: Mapping[str, str
     return ours and kind in ("path", "package", "user", "group")
 
 
+def was_there(unit: Mapping[str, str]) -> bool:
+    """Say whether a unit was recorded as more than a name that a role looks for."""
+    return unit.get("loaded", "not-found") != "not-found"
+
+
 def extra_drop_ins(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
     """Return a unit's drop-ins that it had not."""
     return set(now.get("drop-ins", "").split()) - set(before.get("drop-ins", "").split())
@@ -436,7 +442,7 @@ def extra_drop_ins(before: Mapping[str, str], now: Mapping[str, str]) -> set[str
 
 def extra_links(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
     """Return where a unit has links that it had not; nothing where it is not known which it had."""
-    known = before.get("links", "" if before == ABSENT else now.get("links", ""))
+    known = before.get("links", now.get("links", "") if was_there(before) else "")
     return {link.removeprefix(NO_LINK) for link in set(now.get("links", "").split()) - set(known.split())}
 
 

@@ -224,6 +224,14 @@ elif KIND in ("drop-in", "drop-in until a boot", "drop-in for all of a kind", "d
         changed.append(f"unit {unit}")
     if KIND != "drop-in that nobody read":
         call("systemctl", "daemon-reload")
+elif KIND == "unit that nobody asked for":
+    for unit, known in named("unit").items():
+        if known["loaded"] == "not-found":
+            text = "[Service]\\nExecStart=/bin/sleep 1h\\n[Install]\\nWantedBy=multi-user.target\\n"
+            Path("/etc/systemd/system", unit).write_text(text)
+            call("systemctl", "daemon-reload")
+            call("systemctl", "enable", "--now", unit)
+            changed.append(f"unit {unit}")
 elif KIND in ("started elsewhere", "requires what is not there", "static and started"):
     for unit, known in named("unit").items():
         if known["loaded"] != "loaded":
@@ -333,7 +341,7 @@ KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node"
 KINDS += ["acl", "who may log in", "accounts that are gone", "other names"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]
 KINDS += ["drop-in that nobody read", "unit that nobody read"]
-KINDS += ["started elsewhere", "requires what is not there", "static and started"]
+KINDS += ["started elsewhere", "requires what is not there", "static and started", "unit that nobody asked for"]
 
 
 def report(fleet: Fleet, folder: Path, host: str) -> tuple[int, dict[str, Any]]:

@@ -2078,6 +2078,58 @@ def test_a_unit_that_somebody_added_goes_on_no_longer(running: Pi) -> None:
     assert ["systemctl", "stop", "lambda@y.service"] in running.calls
 
 
+GATE = {"camera": {"units": ["gate.service"]}}
+NO_GATE = {
+    "LoadState": "not-found",
+    "FragmentPath": "",
+    "DropInPaths": "",
+    "UnitFileState": "",
+    "ActiveState": "inactive",
+}
+
+
+@pytest.fixture
+def gateless(tmp_path: Path) -> Pi:
+    """A device that was recorded with a unit that no role wants there."""
+    pi = Pi(tmp_path)
+    pi.unit, pi.shown = "gate.service", {**SHOWN, **NO_GATE}
+    device_state.begin(pi.device, {"camera": "a"}, everything=False)
+    device_state.record(pi.device, {"camera": "a"}, GATE)
+    assert told(pi) == []
+    return pi
+
+
+def test_a_unit_that_somebody_made_where_none_is_asked_for_goes_on_no_longer(gateless: Pi) -> None:
+    file = "/etc/systemd/system/gate.service"
+    links = ["/etc/systemd/system/multi-user.target.wants/gate.service"]
+    gateless.write(file, "[Service]\nExecStart=/usr/bin/sleep 1h\n")
+    gateless.link(links[0], file)
+    gateless.shown = {**SHOWN, "FragmentPath": file}
+    begun = device_state.begin(gateless.device, {"camera": "a"}, everything=False)
+    assert [sentence.partition(" to ")[0] for sentence in begun.restored] == [
+        f"{file}, which was not there before, was moved",
+        "gate.service, which was not there before, was stopped",
+        f"{links[0]}, which was not there before, was moved",
+    ]
+    assert gateless.calls[-2:] == [["systemctl", "stop", "gate.service"], ["systemctl", "daemon-reload"]]
+
+
+@pytest.mark.parametrize(("state", "runs"), [("active", True), ("activating", True), ("failed", False)])
+def test_what_a_unit_that_is_gone_left_running_is_told_and_stopped(gateless: Pi, state: str, runs: bool) -> None:
+    """As after a run that set its file aside, and whatever had systemd read all anew."""
+    gateless.shown |= {"ActiveState": state}
+    assert told(gateless) == ([f"unit gate.service: active is {state}, was none"] if runs else [])
+    begun = device_state.begin(gateless.device, {"camera": "a"}, everything=False)
+    assert begun.restored == (["gate.service, which was not there before, was stopped"] if runs else [])
+    assert (["systemctl", "stop", "gate.service"] in gateless.calls) == runs
+
+
+def test_a_unit_that_is_masked_where_none_is_asked_for_is_only_unmasked(gateless: Pi) -> None:
+    gateless.shown |= {"LoadState": "masked", "FragmentPath": "/dev/null", "UnitFileState": "masked"}
+    begun = device_state.begin(gateless.device, {"camera": "a"}, everything=False)
+    assert begun.restored == ["gate.service is masked no longer"]
+
+
 def test_a_unit_owes_a_restart_for_another_file_in_the_place_of_its_own(running: Pi) -> None:
     running.write("/run/systemd/system/mosquitto.service", "[Service]\n")
     running.unit = "mosquitto.service"
