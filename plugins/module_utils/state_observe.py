@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edge.pi_fleet.plugins.module_utils import sysctl
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, acl, read_text, utc
 from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import FirstBoot
 from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import Hostname
@@ -143,7 +144,8 @@ class Observer:
         for name in manages.get("groups", ()):
             yield f"group {name}", self._group(name)
         for name in manages.get("sysctls", ()):
-            yield f"sysctl {name}", {"value": self._sysctl(name)}
+            at_boot, _ = self._sysctls_at_boot.get(name, ("", ""))
+            yield f"sysctl {name}", {"value": self._sysctl(name), "at boot": at_boot}
         if manages.get("flags"):
             yield "kernel command line", {"flags": " ".join(self._flags(manages["flags"]))}
         if manages.get("swap"):
@@ -296,6 +298,10 @@ class Observer:
 
     def _sysctl(self, name: str) -> str:
         return (read_text(self._device.path(f"/proc/sys/{name.replace('.', '/')}")) or "not known").strip()
+
+    @cached_property
+    def _sysctls_at_boot(self) -> dict[str, tuple[str, str]]:
+        return sysctl.at_boot(self._device)
 
     def _flags(self, beginnings: Sequence[str]) -> list[str]:
         path = locate(self._device)

@@ -35,7 +35,7 @@ IDENTITY = ("type", "state", "loaded")
 """Attributes that say whether a file, a package or an account, and a unit are there."""
 
 
-LATER = ("links",)
+LATER = ("links", "at boot")
 """Attributes that records of an earlier pi-fleet do not have, and so say nothing of."""
 
 

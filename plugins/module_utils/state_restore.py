@@ -28,6 +28,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FO
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, EXPIRY, Entries, Observer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import Role, newer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.sysctl import at_boot
 from ansible_collections.edge.pi_fleet.plugins.module_utils.unit_folders import NO_LINK, WANTING
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import FOLDER, OWED
 
@@ -74,6 +75,7 @@ class Restorer:
             ("path", self._path),
             ("unit", self._unit),
             ("kernel", self._flags),
+            ("sysctl", self._sysctl),
         ]
         for kind, put_back in steps:
             for role, entries in differing.items():
@@ -393,6 +395,15 @@ class Restorer:
         self._do(
             f"{self._device.name(path)} has {before['flags'] or 'none of the flags'} again", write_text, path, text
         )
+
+    def _sysctl(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        value, file = at_boot(self._device).get(name, ("", ""))
+        # In a role's own file it is the role's to mend.
+        if file and value != before.get("at boot", value) and f"path {file}" not in self._recorded:
+            said = (
+                f"{file} has {name} be {value or 'unset'} at the next boot, and it was {before['at boot'] or 'unset'}"
+            )
+            self.left.append(f"{said}: remove that line, and run again.")
 
 
 def is_renamed(holder: list[str], before: Mapping[str, str]) -> bool:

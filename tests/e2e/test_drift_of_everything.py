@@ -224,6 +224,12 @@ elif KIND in ("drop-in", "drop-in until a boot", "drop-in for all of a kind", "d
         changed.append(f"unit {unit}")
     if KIND != "drop-in that nobody read":
         call("systemctl", "daemon-reload")
+elif KIND == "drop-in for what swaps":
+    for unit in ("var-swap.swap", "dphys-swapfile.service", "swap"):
+        path = Path("/etc/systemd/system", f"{unit}.d", "somebody.conf")
+        path.parent.mkdir()
+        path.write_text("[Unit]\\nDescription=another\\n")
+        changed.append(f"path {path}")
 elif KIND == "unit that nobody asked for":
     for unit, known in named("unit").items():
         if known["loaded"] == "not-found":
@@ -342,6 +348,7 @@ KINDS += ["acl", "who may log in", "accounts that are gone", "other names"]
 KINDS += ["kernel and swap", "stopped", "disabled", "masked", "masked until a boot", "drop-in", "drop-in until a boot"]
 KINDS += ["drop-in that nobody read", "unit that nobody read"]
 KINDS += ["started elsewhere", "requires what is not there", "static and started", "unit that nobody asked for"]
+KINDS += ["drop-in for what swaps"]
 
 
 def report(fleet: Fleet, folder: Path, host: str) -> tuple[int, dict[str, Any]]:
@@ -443,6 +450,22 @@ def test_a_release_that_is_not_current_is_told_once_if_it_is_spoilt(fleet: Fleet
     assert [each["told"] for each in healed["differences"]] == []
     assert code == 0
     assert fleet.root(host, f"import os\nprint(os.path.exists({former!r}))").strip() == "False"
+
+
+def test_what_overrules_a_setting_at_the_next_boot_is_told_until_somebody_undoes_it(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    (host,) = fleet.hosts()
+    file = "from pathlib import Path; file = Path('/etc/sysctl.d/99-somebody.conf'); file"
+    fleet.root(host, f"{file}.write_text('fs.protected_symlinks = 0')")
+    for _ in range(2):
+        code, found = report(fleet, tmp_path, host)
+        assert code == 2
+        assert [each["told"] for each in found["differences"]] == ["sysctl fs.protected_symlinks: at boot is 0, was 1"]
+        assert fleet.playbook("playbooks/site.yml").code == 0
+    fleet.root(host, f"{file}.unlink()")
+    code, found = report(fleet, tmp_path, host)
+    assert (code, found["differences"]) == (0, [])
 
 
 def test_what_is_not_managed_stays_silent_and_nothing_else_is_told_in_many_runs(fleet: Fleet, tmp_path: Path) -> None:

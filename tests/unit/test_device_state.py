@@ -18,6 +18,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import yaml
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible.parsing.dataloader import DataLoader
@@ -36,6 +37,7 @@ from ansible_collections.edge.pi_fleet.plugins.modules import device_state as mo
 from ansible_collections.edge.pi_fleet.plugins.plugin_utils.fingerprint import Roles
 
 PROJECT = Path(__file__).parents[2]
+ROLES = PROJECT / "roles"
 INPUTS = {"camera": "a", "user": "b"}
 DECLARED: dict[str, dict[str, Any]] = {
     "camera": {
@@ -77,6 +79,7 @@ SHOWN = {
 }
 
 
+SYSCTL = "/etc/sysctl.d/80-pi-fleet.conf"
 WANTED_BY = "/etc/systemd/system/multi-user.target.wants/camera.service"
 
 
@@ -108,6 +111,7 @@ class Pi:
         self.write("/opt/camera/current/a.py", "a = 1\n")
         self.write("/var/lib/dpkg/status", STATUS.format(version="3.2-1"))
         self.write("/proc/sys/fs/protected_hardlinks", "1\n")
+        self.write(SYSCTL, "# ours\nfs.protected_hardlinks = 1\n")
         self.write(FIRMWARE, "console=tty1 cgroup_memory=1 rootwait\n")
         self.write("/etc/systemd/system/camera.service", "[Service]\n")
         self.write("/etc/systemd/system/worker@x.service", "[Service]\n")
@@ -571,6 +575,13 @@ SILENT: dict[str, Callable[[Pi], object]] = {
     "a distribution's drop-in for all services": shown("DropInPaths", "/usr/lib/systemd/system/service.d/y.conf"),
     "a copy beside a unit": change("/etc/systemd/system/worker@x.service.bak", "[Service]\n"),
     "what a unit of a pattern wants": change("/etc/systemd/system/worker@x.service.wants/mine.service", ""),
+    "a setting that is overruled": change("/etc/sysctl.d/10-x.conf", "fs.protected_hardlinks = 0\n"),
+    "one of the same name further down": change("/run/sysctl.d/80-pi-fleet.conf", "fs.protected_hardlinks = 0\n"),
+    "the same once more": change(
+        "/usr/lib/sysctl.d/99-x.conf", "\n; mine\nfs/protected_hardlinks=1\nvm.swappiness = 9\n"
+    ),
+    "a pattern for a setting": change("/etc/sysctl.d/99-x.conf", "fs.protected_* = 0\n-fs.protected_*\nnonsense\n"),
+    "what is no file of settings": change("/etc/sysctl.d/99-x.conf.bak", "fs.protected_hardlinks = 0\n"),
     "another unit's link": lambda pi: pi.link("/etc/systemd/system/multi-user.target.wants/mine.service", "/mine"),
     "a template that a pattern matches": change("/etc/systemd/system/worker@.service", "[Service]\n"),
     "another host's address": change("/etc/hosts", "10.0.0.1 broker\n127.0.1.1 kitchen\n"),
@@ -622,6 +633,55 @@ def test_what_an_earlier_record_does_not_say_is_no_drift_and_is_left_alone(pi: P
     assert told(pi) == []
     pi.path(WANTED_BY).unlink()
     assert len(told(pi)) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "value"),
+    [
+        ("/etc/sysctl.d/99-x.conf", "fs.protected_hardlinks = 0", "0"),
+        ("/run/sysctl.d/90-x.conf", "-fs/protected_hardlinks=0", "0"),
+        ("/usr/lib/sysctl.d/99-x.conf", "fs.protected_hardlinks = 1\nfs.protected_hardlinks=0", "0"),
+        ("/etc/sysctl.d/99-x.conf", "-fs.protected_hardlinks", ""),
+    ],
+)
+def test_what_overrules_a_setting_of_the_kernel_at_the_next_boot_is_told_until_it_is_undone(
+    pi: Pi, file: str, line: str, value: str
+) -> None:
+    pi.write(file, f"{line}\n")
+    sentence = f"sysctl fs.protected_hardlinks: at boot is {value or 'none'}, was 1"
+    # Booted meanwhile.
+    pi.write("/proc/sys/fs/protected_hardlinks", "0\n")
+    assert told(pi) == [sentence, "sysctl fs.protected_hardlinks: value is 0, was 1"]
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert (list(begun.run), begun.restored) == (["user"], [])
+    said = f"{file} has fs.protected_hardlinks be {value or 'unset'} at the next boot, and it was 1"
+    assert begun.left == [f"{said}: remove that line, and run again."]
+    pi.write("/proc/sys/fs/protected_hardlinks", "1\n")
+    assert [str(each) for each in device_state.record(pi.device, {"user": "b"}, DECLARED)] == [sentence]
+    pi.path(file).unlink()
+    assert told(pi) == []
+
+
+def test_a_setting_in_its_roles_own_file_is_the_roles_to_mend(tmp_path: Path) -> None:
+    pi, declared = Pi(tmp_path), {"user": {"sysctls": ["fs.protected_hardlinks"], "paths": [SYSCTL]}}
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, declared)
+    pi.write(SYSCTL, "fs.protected_hardlinks = 0\n")
+    assert device_state.begin(pi.device, {"user": "b"}, everything=False).left == []
+
+
+@pytest.mark.parametrize("unit", ["dphys-swapfile.service", "var-swap.swap", "swap"])
+@pytest.mark.parametrize("folder", ["/etc/systemd/system", "/etc/systemd/system.control"])
+def test_a_drop_in_for_what_swaps_at_the_next_boot_is_set_aside(tmp_path: Path, folder: str, unit: str) -> None:
+    pi, drop_in = Pi(tmp_path), f"{folder}/{unit}.d/x.conf"
+    declared = {"paths": yaml.safe_load((ROLES / "swap/vars/main.yml").read_text())["__swap_manages"]["paths"]}
+    device_state.begin(pi.device, {"swap": "s"}, everything=False)
+    device_state.record(pi.device, {"swap": "s"}, {"swap": declared})
+    assert told(pi) == []
+    pi.write(drop_in, "[Service]\nExecStart=\n")
+    assert told(pi) == [f"path {drop_in}: it is there, and was not"]
+    assert len(device_state.begin(pi.device, {"swap": "s"}, everything=False).restored) == 1
+    assert not pi.path(drop_in).parent.exists()
 
 
 def test_a_boot_that_takes_a_link_changes_nothing(tmp_path: Path) -> None:
