@@ -240,8 +240,8 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
         others = [attribute for attribute in IDENTITY if before.get(attribute) != now.get(attribute)]
         attributes = others or sorted(before.keys() | now.keys())
         if before.get("state") == now.get("state"):
-            # Of others an older record knows nothing.
-            attributes = [attribute for attribute in attributes if attribute in before]
+            # Of others an older record knows nothing. Whether a unit is active it says of those that a boot starts.
+            attributes = [attribute for attribute in attributes if attribute in before or attribute == "active"]
         if entry.startswith("package "):
             if now.get("held") != "yes" and "held" in attributes:
                 # Whoever held it lets its updates come again.

@@ -26,7 +26,7 @@ options:
       - C(probed) looks, and changes nothing.
       - C(begun) looks, notes which roles begin, and puts back what roles do not look at. That is modes, owners, ACLs,
         targets of links, drop-ins, masks and links of units, names, groups, comments, homes, shells, numbers and expiry
-        of users, and whether they need a password, names, numbers, members, administrators and passwords of groups, older
+        of users, whether they need a password, names, numbers, members, administrators and passwords of groups, older
         packages and those whose programs are other ones, flags of the kernel. What stands where nothing was, or in the
         place of something else, is moved to C(/var/lib/pi-fleet/set-aside), folders with all that is in them; only one
         that holds field data stays. Nodes of other devices are removed.

@@ -117,6 +117,8 @@ class Pi:
         self.write("/etc/systemd/system/worker@x.service", "[Service]\n")
         self.link(WANTED_BY, "/etc/systemd/system/camera.service")
         (root / "opt/camera/link").symlink_to("current")
+        self.path("/usr/lib").mkdir(parents=True)
+        self.path("/lib").symlink_to("usr/lib")
         self.bring()
 
     def bring(self) -> None:
@@ -216,7 +218,7 @@ def test_a_device_that_is_as_it_was_has_nothing_to_do(pi: Pi) -> None:
     before = pi.path(state_record.PATH).read_bytes()
     gate = device_state.begin(pi.device, INPUTS, everything=False)
     assert (gate.run, gate.restored, gate.seen.differences) == ({}, [], [])
-    assert gate.seen.checked == 21
+    assert gate.seen.checked == 22
     assert pi.path(state_record.PATH).read_bytes() == before
     assert pi.path(state_record.PATH).stat().st_mode & 0o777 == 0o600
 
@@ -735,7 +737,6 @@ def vendors(tmp_path: Path) -> Pi:
     pi = Pi(tmp_path)
     pi.path("/etc/systemd/system/camera.service").unlink()
     pi.write("/usr/lib/systemd/system/camera.service", "[Service]\n")
-    pi.path("/lib").symlink_to("usr/lib")
     pi.write("/etc/systemd/system/camera.service.d/80-pi-fleet.conf", "[Service]\n")
     pi.shown |= {
         "FragmentPath": "/lib/systemd/system/camera.service",

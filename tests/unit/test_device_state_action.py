@@ -84,7 +84,7 @@ def test_what_roles_manage_is_sent_with_what_they_were_given(tmp_path: Path) -> 
     _, plugin = ask("recorded", {"differences": []}, camera_directory=str(tmp_path), camera_source="directory")
     declared = plugin._execute_module.call_args.kwargs["module_args"]["declared"]
     assert declared["swap"]["swap"] is True
-    assert declared["camera"]["trees"] == ["/opt/pi-fleet/camera"]
+    assert declared["camera"]["trees"] == ["/opt/pi-fleet/lib", "/opt/pi-fleet/camera"]
 
 
 def other(**fields: Any) -> dict[str, Any]:
