@@ -25,9 +25,6 @@ QUALITY = 60
 LARGEST = 50_000_000
 """Pixels of a picture that is still opened."""
 
-# What Pillow raises for what is no picture, or a broken one.
-NO_PICTURE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-
 PAGE = """\
 <title>{title}</title>
 <style>
@@ -87,10 +84,11 @@ def page(title: str, pictures: Sequence[Picture], folder: Path) -> str:
 
 
 def thumbnail(path: Path) -> bytes | None:
-    """Return a picture as a small JPEG, or None if it is no picture."""
+    """Return a picture as a small JPEG, or None if it is no JPEG or PNG."""
     stream = io.BytesIO()
     try:
-        with Image.open(path) as image:
+        # Of other formats, some have Pillow start programs: of a PostScript file, Ghostscript.
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
             if image.width * image.height > LARGEST:
                 return None
             # A JPEG is decoded no larger than needed.
@@ -99,7 +97,7 @@ def thumbnail(path: Path) -> bytes | None:
             small = image.convert("RGB")
             small.thumbnail((SIDE, SIDE))
             small.save(stream, "JPEG", quality=QUALITY)
-    except NO_PICTURE:
+    except Exception:  # hostile files draw SyntaxError, struct.error, EOFError and more out of Pillow
         return None
     return stream.getvalue()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import struct
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,27 @@ def test_what_is_no_picture_has_no_thumbnail(tmp_path: Path, monkeypatch: pytest
     assert thumbnail(whole)
     monkeypatch.setattr("ansible_collections.edge.pi_fleet.plugins.module_utils.contact_sheet.LARGEST", 800 * 600 - 1)
     assert thumbnail(whole) is None
+
+
+def test_no_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ghostscript, started = tmp_path / "bin" / "gs", tmp_path / "started"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f'#!/bin/sh\necho "$*" >> {started}\ntest "$1" = --version && echo 10.0\n')
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    postscript = tmp_path / "1700000000000_x_0.5.jpg"
+    postscript.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshow\n%%EOF\n")
+    assert thumbnail(postscript) is None
+    assert not started.exists()
+
+
+def test_whatever_pillow_raises_the_page_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    monkeypatch.setattr(Image, "open", broken)
+    assert "not a picture" in page("Collected", [Picture("roof-1", "1.jpg", jpeg(tmp_path / "1.jpg"))], tmp_path)
 
 
 def collected(folder: Path, host: str, count: int) -> None:
