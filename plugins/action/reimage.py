@@ -71,7 +71,7 @@ class ActionModule(ActionBase):
             "rescue": lambda: self._rescue(given["keeps"]),
             "lost": self._lost,
             "recognise": self._recognise,
-            "put_back": self._put_back,
+            "put_back": lambda: self._put_back(given["keeps"]),
             "done": self._done,
         }
         try:
@@ -94,7 +94,7 @@ class ActionModule(ActionBase):
         arriving = self.folder / f".{ARCHIVE}"
         self._connection.fetch_file(archive, str(arriving))
         arriving.chmod(0o600)
-        check(arriving, saved["files"])
+        check(arriving, saved["files"], keeps)
         pictures = rescued(self.collector)
         sync(arriving)
         arriving.rename(self.folder / ARCHIVE)
@@ -120,13 +120,13 @@ class ActionModule(ActionBase):
         state = finish(self.host, self.folder, self._kept({})["card"])
         return {"changed": False, "pictures": len(state.pictures), "kept": len(state.kept)}
 
-    def _put_back(self) -> dict[str, Any]:
+    def _put_back(self, keeps: list[str]) -> dict[str, Any]:
         state = finish(self.host, self.folder, self._kept({})["card"])
         if self._task.check_mode:
             return {"changed": True, "moved": 0, "restored": [], "left": {}}
         restored = []
         if (self.folder / ARCHIVE).exists():
-            check(self.folder / ARCHIVE, state.kept)
+            check(self.folder / ARCHIVE, state.kept, keeps)
             archive = send(self, self.folder / ARCHIVE)
             restored = self._kept({"archive": archive, "restore": state.kept})["restored"]
         moved, left = put_back(self.collector, state.pictures, self.device.put)

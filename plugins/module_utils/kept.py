@@ -14,7 +14,7 @@ import pwd
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -56,6 +56,8 @@ def save(device: Device, paths: Iterable[str], archive: Path) -> Saved:
             members += list(_below(device, path))
         else:
             saved.missing.append(name)
+    # One path may be below another one.
+    members = list(dict.fromkeys(members))
     need = sum(path.lstat().st_size for path in members)
     if need > device.free_bytes(archive.parent):
         raise KeptError(
@@ -72,14 +74,32 @@ def save(device: Device, paths: Iterable[str], archive: Path) -> Saved:
     return saved
 
 
-def check(archive: Path, files: Mapping[str, str]) -> None:
-    """Require that an archive holds each of these files, byte for byte."""
-    with tarfile.open(archive) as tar:
-        found = {
-            f"/{member.name}": hashlib.file_digest(data, "sha256").hexdigest()  # type: ignore[arg-type]
-            for member in tar
-            if member.isfile() and (data := tar.extractfile(member))
-        }
+def check(archive: Path, files: Mapping[str, str], keeps: Iterable[str]) -> None:
+    """Require that an archive holds each of these files, byte for byte, and nothing that is not at or below `keeps`.
+
+    Who has taken over a device sends what he likes, and root puts it back.
+    """
+    tops = [_absolute(name) for name in keeps]
+    found: dict[str, str] = {}
+    links: set[PurePosixPath] = set()
+    seen: set[PurePosixPath] = set()
+    try:
+        # No compression: a few bytes would be GiB.
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                path = _absolute(member.name)
+                if why := _refused(path, member, tops, seen):
+                    raise _refusal(path, why)
+                seen.add(path)
+                if member.issym():
+                    links.add(path)
+                elif data := tar.extractfile(member):
+                    found[str(path)] = hashlib.file_digest(data, "sha256").hexdigest()  # type: ignore[arg-type]
+    except tarfile.TarError as error:
+        raise KeptError(f"The archive of what is kept cannot be read ({error}): run again.") from None
+    for path in sorted(seen):
+        if not links.isdisjoint(path.parents):
+            raise _refusal(path, "lies beneath a link")
     wrong = sorted(path for path in found.keys() | files.keys() if found.get(path) != files.get(path))
     if wrong:
         raise KeptError(f"{', '.join(wrong)} changed while it was read: stop what writes it, and run again.")
@@ -91,7 +111,7 @@ def restore(device: Device, archive: Path, files: Mapping[str, str]) -> list[str
     What the new card has instead of a file or a link is kept beside it, under its name with `.new-card`.
     """
     restored = []
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive, "r:") as tar:
         for member in tar:
             path = device.path(member.name)
             if ".." in PurePosixPath(member.name).parts:
@@ -128,6 +148,27 @@ def _below(device: Device, path: Path) -> Iterator[Path]:
             yield from _below(device, each)
     elif not stat.S_ISSOCK(path.lstat().st_mode):
         raise KeptError(f"{device.name(path)} is no file, folder or link: leave it out of reimage_keeps.")
+
+
+def _absolute(name: str) -> PurePosixPath:
+    return PurePosixPath("/", name.lstrip("/"))
+
+
+def _refused(
+    path: PurePosixPath, member: tarfile.TarInfo, tops: Iterable[PurePosixPath], seen: Collection[PurePosixPath]
+) -> str:
+    """Return why what an archive holds is none of what was to be kept; nothing if it may be put back."""
+    if ".." in path.parts or not any(path.is_relative_to(top) for top in tops):
+        return "is not in reimage_keeps"
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE) or member.issparse():
+        return "is no file, folder or link of its own"
+    return "is there twice" if path in seen else ""
+
+
+def _refusal(path: PurePosixPath, why: str) -> KeptError:
+    return KeptError(
+        f"The archive of what is kept holds {path}, which {why}: correct reimage_keeps, or find out who has the device."
+    )
 
 
 def _is_file(path: Path) -> bool:

@@ -27,7 +27,9 @@ options:
     type: path
     required: true
   keeps:
-    description: Files and folders of the device to keep besides its field data.
+    description:
+      - Files and folders of the device to keep besides its field data. An archive that holds anything else is refused,
+        when it arrives and before it is put back.
     type: list
     elements: path
     default: []

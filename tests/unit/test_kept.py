@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import os
 import socket
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,7 +53,7 @@ def test_what_is_saved_is_put_back_as_it_was(old: Device, tmp_path: Path) -> Non
     assert saved.files.keys() == {"/home/pi/notes/todo", "/etc/hosts"}
     assert saved.missing == ["/not/there"]
     assert archive.stat().st_mode & 0o777 == 0o600
-    check(archive, saved.files)
+    check(archive, saved.files, ["/home/pi/notes/", "/etc/hosts"])
     new = blank(tmp_path / "new")
     assert restore(new, archive, saved.files) == [
         "/home/pi/notes",
@@ -88,7 +92,72 @@ def test_an_archive_that_is_not_what_the_device_says_is_refused(old: Device, tmp
     saved = save(old, ["/etc/hosts"], archive)
     for files in ({}, {"/etc/hosts": "0" * 64}, {**saved.files, "/etc/more": "0" * 64}):
         with pytest.raises(KeptError, match="changed while it was read: stop what writes it"):
-            check(archive, files)
+            check(archive, files, ["/etc/hosts"])
+
+
+def member(
+    name: str, kind: bytes = tarfile.REGTYPE, link: str = "", more: dict[str, str] | None = None
+) -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    found.type, found.linkname, found.pax_headers = kind, link, more or {}
+    return found
+
+
+NOTES = member("home/pi/notes", tarfile.DIRTYPE)
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ([NOTES, member("etc/sudoers.d/zz")], "/etc/sudoers.d/zz, which is not in reimage_keeps"),
+        ([member("home/pi/notes2")], "/home/pi/notes2, which is not in reimage_keeps"),
+        ([member("home/pi", tarfile.DIRTYPE)], "/home/pi, which is not in reimage_keeps"),
+        ([member("home/pi/notes/../../../etc/x")], "which is not in reimage_keeps"),
+        (
+            [NOTES, member("home/pi/notes/a", tarfile.SYMTYPE, "/etc/cron.d"), member("home/pi/notes/a/zz")],
+            "/home/pi/notes/a/zz, which lies beneath a link",
+        ),
+        (
+            [member("home/pi/notes/a/zz"), member("home/pi/notes/a", tarfile.SYMTYPE, "/etc/cron.d")],
+            "/home/pi/notes/a/zz, which lies beneath a link",
+        ),
+        ([member("home/pi/notes/a", tarfile.LNKTYPE, "etc/shadow")], "is no file, folder or link of its own"),
+        ([member("home/pi/notes/a", tarfile.CHRTYPE)], "is no file, folder or link of its own"),
+        ([member("home/pi/notes/a", tarfile.FIFOTYPE)], "is no file, folder or link of its own"),
+        (
+            [member("home/pi/notes/a", more={"GNU.sparse.map": "0,0", "GNU.sparse.size": "1099511627776"})],
+            "is no file, folder or link of its own",
+        ),
+        ([member("home/pi/notes/a"), member("home//pi/notes/a")], "/home/pi/notes/a, which is there twice"),
+    ],
+)
+def test_an_archive_with_more_than_was_to_be_kept_is_refused(
+    tmp_path: Path, members: list[tarfile.TarInfo], why: str
+) -> None:
+    archive = tmp_path / "kept.tar"
+    with tarfile.open(archive, "w") as tar:
+        for each in members:
+            tar.addfile(each)
+    empty = hashlib.sha256().hexdigest()
+    files = {f"/{each.name}": empty for each in members if each.isfile()}
+    with pytest.raises(KeptError, match=r"^The archive of what is kept holds .*: correct reimage_keeps, or") as refused:
+        check(archive, files, ["/home/pi/notes"])
+    assert why in str(refused.value)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"no archive" * 200, gzip.compress, lambda data: data[:700]])
+def test_what_is_no_archive_is_a_sentence(old: Device, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    archive = tmp_path / "kept.tar"
+    saved = save(old, ["/home/pi/notes"], archive)
+    archive.write_bytes(damage(archive.read_bytes()))
+    with pytest.raises(KeptError, match=r"cannot be read \(.*\): run again|changed while it was read"):
+        check(archive, saved.files, ["/home/pi/notes"])
+
+
+def test_what_is_named_twice_is_kept_once(old: Device, tmp_path: Path) -> None:
+    archive = tmp_path / "kept.tar"
+    keeps = ["/home/pi/notes/todo", "/home/pi/notes", "/home/pi/notes"]
+    check(archive, save(old, keeps, archive).files, keeps)
 
 
 def test_what_is_put_back_is_hashed(old: Device, tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from ansible.errors import AnsibleActionFail
+from ansible_collections.edge.pi_fleet.plugins.action.reimage import ActionModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils import field_data
 from ansible_collections.edge.pi_fleet.plugins.module_utils.collecting import CollectError, Ledger
 from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FieldData
 from ansible_collections.edge.pi_fleet.plugins.module_utils.reimaging import (
+    ARCHIVE,
     DONE,
     READY,
     State,
@@ -23,6 +26,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.reimaging import (
     put_back,
     rescued,
 )
+from fake_action import make
 from test_collecting import Pi, collector, digest, pictures
 
 
@@ -196,3 +200,16 @@ def test_of_a_dead_card_is_said_what_is_known(pi: Pi, here: Path, tmp_path: Path
         "of the 3 pictures that roof-1 had at its last collection (2023-11-14 22:13 UTC), 2 are here and verified; 1"
         " files of reimage_keeps are from its last reimaging."
     )
+
+
+def test_what_was_not_to_be_kept_is_not_put_back(here: Path, tmp_path: Path) -> None:
+    state = tmp_path / "reimage"
+    state.mkdir()
+    State(READY, "old", 0, {}, {"/etc/sudoers.d/zz": digest(b"")}).save(state)
+    with tarfile.open(state / ARCHIVE, "w") as tar:
+        tar.addfile(tarfile.TarInfo("etc/sudoers.d/zz"))
+    given = {"step": "put_back", "state_path": str(state), "keeps": ["/home/pi/notes"], "path": str(here)}
+    plugin = make(ActionModule, {**given, "labeled_path": str(here), "key": "key"}, module={"card": "new"})
+    with pytest.raises(AnsibleActionFail, match=r"holds /etc/sudoers.d/zz, which is not in reimage_keeps"):
+        plugin.run(task_vars={"inventory_hostname": "roof-1"})
+    plugin._transfer_file.assert_not_called()
