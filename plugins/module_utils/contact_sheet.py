@@ -25,6 +25,10 @@ QUALITY = 60
 LARGEST = 50_000_000
 """Pixels of a picture that is still opened."""
 
+LARGEST_FILE = 64 * 1024**2
+SCANS = 100
+"""Progressive JPEGs have about ten, and each goes over all the pixels: of one of 1 MB, 20,000 took minutes."""
+
 PAGE = """\
 <title>{title}</title>
 <style>
@@ -84,12 +88,15 @@ def page(title: str, pictures: Sequence[Picture], folder: Path) -> str:
 
 
 def thumbnail(path: Path) -> bytes | None:
-    """Return a picture as a small JPEG, or None if it is no JPEG or PNG."""
+    """Return a picture as a small JPEG, or None if it is no JPEG or PNG, or one that takes too much."""
     stream = io.BytesIO()
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            return None
+        data = path.read_bytes()
         # Of other formats, some have Pillow start programs: of a PostScript file, Ghostscript.
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            if image.width * image.height > LARGEST:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > LARGEST or (image.format != "PNG" and data.count(b"\xff\xda") > SCANS):
                 return None
             # A JPEG is decoded no larger than needed.
             image.draft("RGB", (SIDE, SIDE))

@@ -134,6 +134,19 @@ def test_whatever_pillow_raises_the_page_is_made(tmp_path: Path, monkeypatch: py
     assert "not a picture" in page("Collected", [Picture("roof-1", "1.jpg", jpeg(tmp_path / "1.jpg"))], tmp_path)
 
 
+def test_what_takes_too_much_has_no_thumbnail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "scans.jpg"
+    Image.new("RGB", (8, 8)).save(path, progressive=True)
+    content = path.read_bytes()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    for scans, shown in ((100, True), (101, False)):
+        path.write_bytes(content[:-2] + last * (scans - content.count(b"\xff\xda")) + content[-2:])
+        assert bool(thumbnail(path)) is shown
+    whole = jpeg(tmp_path / "whole.jpg")
+    monkeypatch.setattr(f"{thumbnail.__module__}.LARGEST_FILE", whole.stat().st_size - 1)
+    assert thumbnail(whole) is None
+
+
 def collected(folder: Path, host: str, count: int) -> None:
     """Have pictures of a device collected."""
     (folder / host / STATE).mkdir(parents=True)

@@ -28,6 +28,8 @@ from localcore.errors import LocalCoreError
 MAX_PIXELS = 25_000_000
 # Rows are resampled first: a picture of 1 x 25,000,000 pixels would grow to 224 x 25,000,000 in between.
 MAX_SIDE = 16_384
+# Progressive JPEGs have about ten scans, and each goes over all the pixels: of one of 1 MB, 20,000 took minutes.
+MAX_SCANS = 100
 
 _SIGNATURES = {"image/jpeg": b"\xff\xd8\xff", "image/png": b"\x89PNG\r\n\x1a\n"}
 _FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG"}
@@ -44,10 +46,14 @@ def to_input(body: bytes, content_type: str | None, width: int, height: int) -> 
     """Return the picture in `body` as 1 x 3 x `height` x `width` values from 0 to 255, red first.
 
     `content_type` is what the sender says that it is: image/jpeg, image/png, or None to look. Raises
-    LocalCoreError for what is neither, is not what the sender says, is not whole, or is too big; the size is
-    read from its header, before anything is decoded.
+    LocalCoreError for what is neither, is not what the sender says, is not whole, or is too big; its size and
+    its scans are known before anything is decoded.
     """
     found = _detect(body, content_type)
+    if found == "image/jpeg" and (scans := body.count(b"\xff\xda")) > MAX_SCANS:
+        raise LocalCoreError(
+            f"The picture is a JPEG of {scans} scans where {MAX_SCANS} are the most; save it anew with any program."
+        )
     try:
         with Image.open(io.BytesIO(body), formats=(_FORMATS[found],)) as picture:
             _check_size(*picture.size)

@@ -270,6 +270,22 @@ def test_text_that_unpacks_to_far_more_is_refused() -> None:
         assert "cannot be decoded" in refusal(body)
 
 
+def jpeg_of_scans(count: int) -> bytes:
+    """Return a progressive JPEG with so many scans, of which the last one is there again and again."""
+    content = encoded(Image.new("RGB", (8, 8), GREY), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * (count - content.count(b"\xff\xda")) + content[-2:]
+
+
+def test_a_picture_of_many_scans_is_refused_before_they_are_decoded() -> None:
+    assert mean_colour(jpeg_of_scans(100)) == GREY
+    assert "is a JPEG of 101 scans where 100 are the most; save it anew" in refusal(jpeg_of_scans(101))
+
+
+def test_scans_are_counted_of_jpegs_alone() -> None:
+    assert mean_colour(png(8, 8, (b"\0" + bytes(GREY) * 8) * 8, 8, 2, chunk(b"prIv", b"\xff\xda" * 101))) == GREY
+
+
 # What the documentation of the module says, with 15 MB for what else a decoder needs.
 @pytest.mark.parametrize(
     ("mode", "options", "bytes_a_pixel"),
