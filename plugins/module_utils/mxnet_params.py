@@ -25,6 +25,8 @@ OTHER_TYPES = {3: "uint8", 4: "int32", 5: "int8", 6: "int64", 7: "bool", 12: "bf
 # A convolution's weights have four dimensions; a name of MXNet's is a line.
 MOST_DIMENSIONS = 8
 LONGEST_NAME = 4096
+# ResNet-152 has 800; each costs some objects of Python, however few its numbers are.
+MOST_ARRAYS = 10_000
 
 
 def read_params(data: bytes, name: str) -> dict[str, Array]:
@@ -106,6 +108,8 @@ class _Reader:
         found = self.number(code)
         if found * smallest > len(self.data) - self.at:
             raise self.broken(f"it claims {found} {what}, more than fit into it")
+        if found > MOST_ARRAYS:
+            raise ModelError(f"{self.name} holds {found} {what} where {MOST_ARRAYS} are the most: name another model.")
         return found
 
     def number(self, code: str) -> int:

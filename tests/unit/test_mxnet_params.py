@@ -84,10 +84,17 @@ def test_every_version_and_float_type(version: int, kind: int) -> None:
         (pack([array(np.zeros((2, 0)))], [b"arg:w"]), "array 0 has the shape (2, 0)"),
         (pack([array([1.0])], [b"arg:w"], (2**40, 1)), "claims 1099511627776 arrays"),
         (pack([array([1.0])], [b"arg:w"], (1, 2**63)), "claims 9223372036854775808 names"),
+        (pack([array([1.0])] * 10_001, []), "holds 10001 arrays where 10000 are the most: name another model"),
+        (pack([array([1.0])], [b"arg:w"] * 10_001), "holds 10001 names where 10000 are the most"),
     ],
 )
 def test_what_is_no_model_is_named(data: bytes, words: str) -> None:
     assert words in refusal(data)
+
+
+def test_many_arrays_are_read() -> None:
+    names = [b"arg:%d" % number for number in range(10_000)]
+    assert len(read_params(pack([array([1.0])] * len(names), names), "a.params")) == len(names)
 
 
 def test_nothing_is_allocated_by_what_a_header_claims() -> None:
