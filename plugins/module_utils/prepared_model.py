@@ -61,7 +61,7 @@ def read_prepared(folder: Path, labels: Sequence[str]) -> Prepared | None:
             width=int(described["width"]),
             height=int(described["height"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(
             f"{folder}/{DESCRIPTION} is not what module model writes ({error}): convert the model again."
         ) from None

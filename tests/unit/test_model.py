@@ -524,6 +524,8 @@ def describe(**change: Any) -> Callable[[Path], object]:
         (describe(labels=None), "/model.json is not what module model writes"),
         (damage("model.json", b"{}"), "/model.json is not what module model writes ('sha256')"),
         (damage("model.json", b"\xff"), "/model.json is not what module model writes"),
+        (damage("model.json", b'{"sha256": "", "labels": [], "width": 1e999}'), "/model.json is not what module model"),
+        (damage("model.json", b"[" * 100_000), "/model.json is not what module model writes"),
     ],
 )
 def test_what_was_made_earlier_and_damaged_since_is_refused(
