@@ -266,7 +266,8 @@ class Collector:
             self.device.pull(missing, self._incoming, lock)
         for name in missing:
             arrived, (digest, signature) = self._incoming / name, sums[name]
-            if arrived.is_file() and sha256(arrived, through=True) == digest:
+            right = arrived.is_file() and arrived.stat().st_size == signature[1]
+            if right and sha256(arrived, through=True) == digest:
                 self._write_down(ledger, name, self._place(arrived, name, digest), sums[name])
                 self.report.size += signature[1]
             elif arrived.is_file():

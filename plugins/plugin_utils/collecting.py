@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import resource
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import Li
 PARTIAL = ".partial"
 TIMEOUT = 60
 """Seconds without a byte, after which a link counts as cut."""
+
+LARGEST = 64 * 1024**2
+"""Bytes of a picture. A device that was taken over says and sends what it likes, and rsync would take it."""
 
 # What rsync says where pictures were renamed or discarded meanwhile; what arrived is verified anyhow.
 WHOLE_OR_FEWER = (0, 23, 24)
@@ -49,6 +53,12 @@ def remote_path(action: ActionBase, name: str) -> str:
     return path
 
 
+def _bound_files() -> None:
+    """Have the kernel end who writes more into a file than a picture has."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, hard))
+
+
 @dataclass(frozen=True)
 class RemoteFieldData:
     """A device as collecting needs it: see Remote, which says what its methods return."""
@@ -62,7 +72,10 @@ class RemoteFieldData:
     def look(self) -> Listing:
         """List the pictures."""
         found = self._ask({"min_age": self.given["min_age"]})
-        return Listing({name: as_signature(each) for name, each in found["pictures"].items()}, found["left"])
+        pictures = {name: as_signature(each) for name, each in found["pictures"].items()}
+        large = [name for name, (_, size, _, _) in pictures.items() if size > LARGEST]
+        left = found["left"] | dict.fromkeys(large, f"is larger than the {LARGEST // 1024**2} MiB of a picture")
+        return Listing({name: each for name, each in pictures.items() if name not in left}, left)
 
     def sums(self, names: Sequence[str]) -> tuple[dict[str, tuple[str, Signature]], dict[str, str]]:
         """Hash pictures."""
@@ -105,7 +118,9 @@ class RemoteFieldData:
             f"{folder}/",
         ]
         names_given = b"".join(name.encode() + b"\0" for name in names)
-        done = subprocess.run(argv, input=names_given, capture_output=True, check=False, pass_fds=[lock])
+        done = subprocess.run(
+            argv, input=names_given, capture_output=True, check=False, pass_fds=[lock], preexec_fn=_bound_files
+        )
         if done.returncode not in WHOLE_OR_FEWER:
             raise CollectError(self._cut_off(done.returncode, done.stderr.decode(errors="replace")))
 

@@ -128,6 +128,27 @@ def test_pictures_that_are_gone_end_nothing(tmp_path: Path, code: int) -> None:
     assert pull(tmp_path, remote(tmp_path), "1.jpg")
 
 
+@pytest.mark.usefixtures("rsync")
+def test_what_arrives_is_bounded_in_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{RemoteFieldData.__module__}.LARGEST", 1024**2)
+    (tmp_path / "end").write_text("head -c 1048576 /dev/zero >big && exit 0")
+    pull(tmp_path, remote(tmp_path), "1.jpg")
+    (tmp_path / "end").write_text("exec head -c 1048577 /dev/zero >big")
+    with pytest.raises(CollectError, match=r"was cut off"):
+        pull(tmp_path, remote(tmp_path), "1.jpg")
+    assert (tmp_path / "big").stat().st_size == 1024**2
+
+
+def test_what_is_larger_than_a_picture_is_left(tmp_path: Path) -> None:
+    device = remote(tmp_path)
+    listed = {"1.jpg": [1, 64 * 1024**2, 3, 4], "2.jpg": [2, 64 * 1024**2 + 1, 3, 4]}
+    device.action._execute_module.return_value = {"pictures": listed, "left": {"3.jpg": "is gone"}}
+    device.action._execute_module.side_effect = None
+    found = device.look()
+    assert found.pictures == {"1.jpg": (1, 64 * 1024**2, 3, 4)}
+    assert found.left == {"2.jpg": "is larger than the 64 MiB of a picture", "3.jpg": "is gone"}
+
+
 def test_without_rsync_or_ssh_nothing_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CollectError, match="rsync is not on the control node: install it"):

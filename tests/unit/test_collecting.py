@@ -280,3 +280,13 @@ def test_two_runs_do_not_collect_into_one_folder(pi: Pi, here: Path, monkeypatch
         fcntl.flock(handle, fcntl.LOCK_EX)
         collector(pi, here).collect()
     collector(pi, here).collect()
+
+
+def test_a_picture_of_another_size_than_the_device_says_is_not_taken(
+    pi: Pi, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pi.write("1.jpg", b"picture")
+    monkeypatch.setattr(pi, "sums", lambda names: ({name: (digest(b"picture"), (1, 3, 1, 1)) for name in names}, {}))
+    report = collector(pi, here).collect()
+    assert (report.collected, report.left) == ([], {"1.jpg": "changed meanwhile"})
+    assert pictures(here) == {}
