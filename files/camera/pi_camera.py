@@ -391,15 +391,39 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _write(output: Path, frame: bytes) -> None:
-    """Write `frame` so that `output` is always absent, its former self, or complete."""
+def write_whole(output: Path, frame: bytes) -> None:
+    """Write `frame` so that `output` is always absent, its former self, or complete, also after a loss of power.
+
+    What is no file, such as a pipe, is written to as it is. Raises OSError.
+    """
+    if output.exists() and not output.is_file():
+        output.write_bytes(frame)
+        return
+    output = output.resolve()
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(frame)
+        with temporary.open("wb") as file:
+            if output.exists():
+                os.fchmod(file.fileno(), output.stat().st_mode & 0o777)
+            file.write(frame)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(output)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+    folder = os.open(output.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write(output: Path, frame: bytes) -> None:
+    try:
+        write_whole(output, frame)
+    except OSError as error:
         raise CameraError(
             f"The picture cannot be written to {output} ({error.strerror}); choose another place."
         ) from error

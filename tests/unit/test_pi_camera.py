@@ -702,6 +702,48 @@ def test_an_output_that_cannot_be_written_is_one_sentence(config: Path, tmp_path
     assert f"cannot be written to {tmp_path / output}" in result.stderr
 
 
+def test_a_picture_has_its_name_only_when_it_is_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, synced, sync = tmp_path / "frame.jpg", [], os.fsync
+    output.write_bytes(b"former")
+
+    def note(descriptor: int) -> None:
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((target.name.startswith("."), target.is_dir(), output.read_bytes()))
+        assert target.is_dir() or target.read_bytes() == JPEG
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    pi_camera.write_whole(output, JPEG)
+    assert synced == [(True, False, b"former"), (False, True, JPEG)]
+
+
+def test_a_picture_keeps_mode_and_link_of_the_file_that_it_replaces(tmp_path: Path) -> None:
+    output, link = tmp_path / "frame.jpg", tmp_path / "link.jpg"
+    output.touch(mode=0o600)
+    link.symlink_to(output)
+    pi_camera.write_whole(link, JPEG)
+    assert link.is_symlink() and output.read_bytes() == JPEG and output.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDWR | os.O_NONBLOCK), "rb", buffering=0) as reader:
+        pi_camera.write_whole(pipe, JPEG)
+        assert reader.read(len(JPEG)) == JPEG
+    assert pipe.is_fifo()
+
+
+def test_a_picture_that_does_not_fit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        pi_camera.write_whole(tmp_path / "frame.jpg", JPEG)
+    assert not list(tmp_path.glob("*frame*"))
+
+
 def test_a_failed_replacement_leaves_no_temporary_file(config: Path, tmp_path: Path) -> None:
     output = tmp_path / "folder"
     output.mkdir()

@@ -294,7 +294,7 @@ def _format(output: Any, asked: str | None) -> str:
 
 def _write(output: Any, picture: bytes) -> None:
     if isinstance(output, str | os.PathLike):
-        Path(output).write_bytes(picture)
+        pi_camera.write_whole(Path(output), picture)
     elif hasattr(output, "write"):
         output.write(picture)
         if hasattr(output, "flush"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,20 @@ def test_the_articles_way_to_take_a_picture(shown: Path, tmp_path: Path) -> None
     camera.capture(str(tmp_path / "1543000000000.jpg"))
     # Already as asked for: not encoded a second time.
     assert (tmp_path / "1543000000000.jpg").read_bytes() == (shown / "one.jpg").read_bytes()
+
+
+def test_a_picture_is_whole_from_the_moment_that_it_has_its_name(
+    shown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen, sync = tmp_path / "1543000000000.jpg", [], os.fsync
+
+    def note(descriptor: int) -> None:
+        seen.append(path.exists())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    picamera.PiCamera(resolution=(400, 400)).capture(str(path))
+    assert seen == [False, True]
 
 
 def test_pillow_is_not_loaded_where_there_is_nothing_to_do(shown: Path, tmp_path: Path) -> None:
