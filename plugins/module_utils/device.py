@@ -178,6 +178,24 @@ def switch_link(path: Path, target: str) -> None:
 
 
 @naming_immutable()
+def own(path: Path, numbers: tuple[int, int], mode: int | None) -> None:
+    """Give what stands at a path to a user and a group, which takes bits of its mode away, and a mode; links have none.
+
+    It is one thing all the time: who owns the folder may put a link in its place meanwhile, to what is not his.
+    """
+    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    there = Path("/proc/self/fd", str(handle))
+    try:
+        os.chown(there, *numbers)
+        if mode is not None:
+            there.chmod(mode)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(handle)
+
+
+@naming_immutable()
 def remove(path: Path) -> None:
     """Remove a file, if it is there, and keep that over a loss of power."""
     path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
     Device,
     DeviceError,
     ids,
+    own,
     read_text,
     write_text,
 )
@@ -88,8 +89,7 @@ class Folder(Managed):
         path = device.path(self.path)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
-        os.chown(path, *self.ids(), follow_symlinks=False)
-        path.chmod(self.mode)
+        own(path, self.ids(), self.mode)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
     Device,
     ids,
     naming_immutable,
+    own,
     read_text,
     set_acl,
     switch_link,
@@ -153,11 +154,9 @@ class Restorer:
             except KeyError:
                 # The user is gone; its role makes it first.
                 return
-            self._do(
-                f"{name} belongs to {before['owner']}:{before['group']} again", own, path, numbers, before.get("mode")
-            )
+            self._do(f"{name} belongs to {before['owner']}:{before['group']} again", own, path, numbers, _mode(before))
         elif before.get("mode") != now.get("mode"):
-            self._do(f"{name} has mode {before['mode']} again", path.chmod, int(before["mode"], 8))
+            self._do(f"{name} has mode {before['mode']} again", own, path, (-1, -1), _mode(before))
 
     def _is_covered(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
         """Say whether something lies on a mount that came or went, which is not ours to change, nor to take away."""
@@ -457,8 +456,5 @@ def extra_links(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
     return {link.removeprefix(NO_LINK) for link in set(now.get("links", "").split()) - set(known.split())}
 
 
-def own(path: Path, numbers: tuple[int, int], mode: str | None) -> None:
-    """Give a file to its owner, which takes bits of its mode away; a link has none."""
-    os.chown(path, *numbers, follow_symlinks=False)
-    if mode is not None:
-        path.chmod(int(mode, 8))
+def _mode(entry: Mapping[str, str]) -> int | None:
+    return int(entry["mode"], 8) if "mode" in entry else None

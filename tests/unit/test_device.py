@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
     ImmutableError,
+    own,
     remove,
     switch_link,
     write_text,
@@ -110,3 +112,19 @@ def test_what_is_refused_for_another_reason_keeps_the_kernels_words(
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(PermissionError, match="Operation not permitted"):
         write_text(tmp_path / "file", "new")
+
+
+def test_who_owns_what_and_how_is_given_to_no_target_of_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.touch(mode=0o600)
+    link.symlink_to(target)
+    me = os.getuid(), os.getgid()
+    own(target, (-1, -1), 0o640)
+    own(link, me, None)
+    assert target.stat().st_mode & 0o7777 == 0o640
+    with pytest.raises(OSError, match=re.escape(str(link))):
+        own(link, (-1, -1), 0o777)
+    assert target.stat().st_mode & 0o7777 == 0o640
+    if os.getuid() == 0:
+        own(link, (4242, 4243), None)
+        assert (link.lstat().st_uid, link.lstat().st_gid, target.stat().st_uid) == (4242, 4243, 0)

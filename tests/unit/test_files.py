@@ -101,6 +101,22 @@ def test_a_link_or_a_file_where_a_folder_shall_be_is_refused(
     assert not (tmp_path / "opt").exists()
 
 
+def test_a_link_that_takes_the_folders_place_meanwhile_gives_nothing_away(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, chown = tmp_path / "secret", os.chown
+    secret.mkdir(mode=0o700)
+
+    def swap(path: Path, *numbers: int, **options: Any) -> None:
+        chown(path, *numbers, **options)
+        (tmp_path / "etc/mine").rename(tmp_path / "etc/aside")
+        (tmp_path / "etc/mine").symlink_to(secret)
+
+    monkeypatch.setattr(os, "chown", swap)
+    files(WANTED[0])
+    assert (mode(secret), mode(tmp_path / "etc/aside")) == (0o700, 0o2770)
+
+
 def test_a_folder_where_a_file_shall_be_is_refused(tmp_path: Path, files: Files) -> None:
     (tmp_path / "etc/mine/program").mkdir(parents=True)
     assert "/etc/mine/program is a folder, where a file shall be" in files(*WANTED)["msg"]
