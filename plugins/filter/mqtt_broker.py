@@ -95,6 +95,11 @@ def mqtt_broker_conflicts(lines: Iterable[str]) -> list[str]:
         for path, words in settings
         if words[0] in WRITES and words[-1].startswith("/") and not f"{words[-1]}/".startswith(f"{WRITES[words[0]]}/")
     ]
+    problems += [
+        f"{path} reads {words[-1]} too, at which nobody looks: move its files into {OWN_FOLDER}."
+        for path, words in settings
+        if words[0] == "include_dir" and words[-1].rstrip("/") != OWN_FOLDER
+    ]
     vendors = [words for path, words in settings if path == VENDORS_FILE]
     if vendors and ["include_dir", OWN_FOLDER] not in vendors:
         problems.append(f"{VENDORS_FILE} does not read {OWN_FOLDER}: put 'include_dir {OWN_FOLDER}' at its end.")

@@ -75,7 +75,7 @@ def talk(pi: Pi, *modes: str) -> str:
 
 
 def test_the_cloud_is_away(pi: Pi) -> None:
-    """The link to the cloud is cut for an hour of one answer every four seconds, and longer.
+    """The link to the cloud is cut for as many answers as an hour of one every four seconds has, and more.
 
     Questions are answered meanwhile. 1,000 answers wait, through a restart of the broker too, and come when the link is
     back; what is more is dropped.

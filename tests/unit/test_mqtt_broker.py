@@ -275,6 +275,16 @@ def test_a_vendors_file_that_reads_no_others_is_refused() -> None:
     )
 
 
+def test_a_further_folder_of_settings_is_refused() -> None:
+    further = "include_dir /etc/mosquitto/mine"
+    for path in (VENDORS[0].partition(":")[0], MINE):
+        (problem,) = mqtt_broker_conflicts([*VENDORS, f"{path}:{further}"])
+        assert problem == (
+            f"{path} reads /etc/mosquitto/mine too, at which nobody looks: move its files into /etc/mosquitto/conf.d."
+        )
+    assert mqtt_broker_conflicts([*VENDORS, f"{MINE}:include_dir /etc/mosquitto/conf.d/"]) == []
+
+
 @pytest.mark.parametrize(
     ("topic", "prefix", "remote"),
     [("/ask", "pi-1", "pi-1"), ("ask", "pi-1", "pi-1/"), ("/ask", "", ""), ("ask", "", ""), ("+/ask", "a/b", "a/b/")],
