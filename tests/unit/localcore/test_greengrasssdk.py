@@ -72,7 +72,7 @@ class Device:
             asyncio.create_task(serve_secrets(router, secrets)),
         ]
         runner = await ipc.serve(router, self.tokens, 0)
-        self.port = runner.addresses[0][1]
+        self.port = runner.port
         self._ready.set()
         await self._stop.wait()
         router.close()
