@@ -36,6 +36,9 @@ HIDDEN = [
     "/opt/pi-fleet/lambda/echo",
     "/opt/pi-fleet/model",
     "/root",
+    "/run/avahi-daemon",
+    "/run/dbus",
+    "/run/wpa_supplicant",
     "/var/lib",
     "/var/log",
 ]
