@@ -84,8 +84,10 @@ async def serve(router: Router, tokens: Mapping[str, str], port: int) -> Listene
     server_logger.addFilter(_in_a_line)
     runner = web.AppRunner(application(router, tokens))
     await runner.setup()
+    server = cast(web.Server, runner.server)
+    server.request_handler = functools.partial(_receive, server.request_handler)
     waiting: dict[_Connection, None] = {}
-    make = functools.partial(_Connection, cast(web.Server, runner.server), waiting)
+    make = functools.partial(_Connection, server, waiting)
     try:
         listening = await asyncio.get_running_loop().create_server(make, HOST, port)
     except OSError as error:
@@ -180,6 +182,12 @@ class _Connection(web.RequestHandler):
             self.transport.abort()
 
 
+async def _receive(handler: Handler, request: web.Request) -> web.StreamResponse:
+    """Take what follows a head, also where the library refuses it before anything of ours is asked."""
+    cast(_Connection, request.protocol).read_on(request.content_length or 0)
+    return await handler(request)
+
+
 def _in_a_line(record: logging.LogRecord) -> bool:
     """Have what a client did told in a line, no HTTP or gone before its answer: traces of it would fill the journal."""
     error = record.exc_info[1] if record.exc_info else None
@@ -216,7 +224,6 @@ class _Ipc:
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Serve who has a token, and has not too much in hand."""
         connection = cast(_Connection, request.protocol)
-        connection.read_on(request.content_length or 0)
         caller = self._caller(request)
         if "Transfer-Encoding" in request.headers:
             raise RefusedError(411, "A body comes with its Content-Length; send no chunks.")

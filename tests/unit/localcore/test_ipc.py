@@ -456,6 +456,18 @@ def test_a_head_without_end_is_not_kept(in_core: Run, begin: bytes, line: bytes)
     in_core(test)
 
 
+@pytest.mark.parametrize("expected", ["100-continue", "something", "100-\xff"])
+def test_whatever_is_expected_is_answered_without_a_wait(in_core: Run, expected: str) -> None:
+    async def test(core: Core) -> None:
+        with core.connect() as client:
+            client.settimeout(3)
+            client.sendall(core.request("POST", HELPER, "a" * 64, f"Expect: {expected}", "Content-Length: 2") + b"{}")
+            while await asyncio.to_thread(client.recv, 4096):
+                pass
+
+    in_core(test)
+
+
 def test_one_function_does_not_have_all_in_hand(in_core: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ipc, "MOST_IN_HAND", 3)
 
