@@ -21,6 +21,8 @@ Runner = Callable[[list[str]], tuple[int, str, str]]
 
 UTC = "%Y-%m-%dT%H:%M:%SZ"
 CONTAINER = "this is a container, its kernel is the host's"
+RECORD = "/var/lib/pi-fleet/state.json"
+"""What the last run left behind: see state_record.py."""
 MANAGED = "# This file belongs to pi-fleet: the next run overwrites what is changed here.\n"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
     CONTAINER,
+    RECORD,
     Device,
     DeviceError,
     read_text,
@@ -18,7 +19,6 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
 FIRMWARE = "/boot/firmware/cmdline.txt"
 FORMER = "/boot/cmdline.txt"
 STUB = "DO NOT EDIT"
-RECORD = "/var/lib/pi-fleet/state.json"
 
 
 def locate(device: Device) -> Path | None:

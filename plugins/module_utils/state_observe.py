@@ -378,9 +378,13 @@ class Observer:
 
     def _list(self, package: str) -> str:
         found = self._lists.get(package, [""])
-        # Where packages of other architectures may be installed, the first line names that of the device.
-        own = (read_text(self._device.path("/var/lib/dpkg/arch")) or "").partition("\n")[0]
-        return f"{package}:{own}.list" if f"{package}:{own}.list" in found else found[0]
+        own = f"{package}:{self._architecture}.list"
+        return own if own in found else found[0]
+
+    @cached_property
+    def _architecture(self) -> str:
+        """The device's own, which comes first where packages of others may be installed."""
+        return (read_text(self._device.path("/var/lib/dpkg/arch")) or "").partition("\n")[0]
 
     @cached_property
     def _lists(self) -> dict[str, list[str]]:

@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, utc, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import RECORD, Device, read_text, utc, write_text
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import RELEASE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, Entries, Manages
 from ansible_collections.edge.pi_fleet.plugins.module_utils.units import is_unit
 
-PATH = "/var/lib/pi-fleet/state.json"
+PATH = RECORD
 FORMAT = 3
 THERE = "there"
 """What differs of an entry that only one of two observations has."""
@@ -33,10 +33,6 @@ RELEASED = re.compile(rf"(path /.+?)/(releases/{RELEASE.pattern})(?:/.*)?")
 """What belongs to a release: its store, and where `current` leads if it is that one's."""
 IDENTITY = ("type", "state", "loaded")
 """Attributes that say whether a file, a package or an account, and a unit are there."""
-
-
-LATER = ("links", "at boot")
-"""Attributes that records of an earlier pi-fleet do not have, and so say nothing of."""
 
 
 @dataclass
@@ -242,23 +238,29 @@ def compare(device: Device, role: str, wanted: Entries, found: Entries) -> list[
         if before.get("state") == now.get("state"):
             # Of others an older record knows nothing. Whether a unit is active it says of those that a boot starts.
             attributes = [attribute for attribute in attributes if attribute in before or attribute == "active"]
-        if entry.startswith("package "):
-            if now.get("held") != "yes" and "held" in attributes:
-                # Whoever held it lets its updates come again.
-                attributes.remove("held")
-            if (before["state"], before["version"]) != (now["state"], now.get("version")):
-                # Another version has other files.
-                attributes = [attribute for attribute in attributes if attribute != "files"]
-            if newer(device, before, now):
-                attributes.remove("version")
+        fine = fine_of_package(device, before, now) if entry.startswith("package ") else set()
         differences += [
             Difference(role, entry, attribute, now.get(attribute, ""), before.get(attribute, ""))
             for attribute in attributes
             if before.get(attribute) != now.get(attribute)
-            and not (attribute in LATER and attribute not in before)
+            and attribute not in fine
             and not (attribute == "links" and links_lasted_until_a_boot(before[attribute], now.get(attribute, "")))
         ]
     return differences
+
+
+def fine_of_package(device: Device, before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
+    """Return the attributes of a package in which it may differ."""
+    fine = set()
+    if now.get("held") != "yes":
+        # Whoever held it lets its updates come again.
+        fine.add("held")
+    if before["version"] != now.get("version"):
+        # Another version has other files.
+        fine.add("files")
+    if newer(device, before, now):
+        fine.add("version")
+    return fine
 
 
 def links_lasted_until_a_boot(before: str, now: str) -> bool:

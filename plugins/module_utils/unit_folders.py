@@ -54,8 +54,7 @@ class UnitFolders:
 
     def links(self, name: str) -> list[str]:
         """Return the links by which others have a unit started, and it has others started."""
-        folders = [f"{top}/{each}" for top in FOLDERS for each in self._listed[top] if each.endswith(WANTING)]
-        by_others = [path for path in (f"{folder}/{name}" for folder in folders) if self._lies(path)]
+        by_others = [path for path in (f"{folder}/{name}" for folder in self._wanting) if self._lies(path)]
         its_own = [path for kind in WANTING for path in self._beside(name, kind) if self._starts(path)]
         # In the place of one that has, or before it.
         return [*(path if self._starts(path) else f"{NO_LINK}{path}" for path in by_others), *its_own]
@@ -83,6 +82,10 @@ class UnitFolders:
         for top, folder in places:
             if folder in self._listed[top]:
                 yield from (f"{top}/{folder}/{each}" for each in self._names(f"{top}/{folder}"))
+
+    @cached_property
+    def _wanting(self) -> list[str]:
+        return [f"{top}/{each}" for top in FOLDERS for each in self._listed[top] if each.endswith(WANTING)]
 
     @cached_property
     def _listed(self) -> dict[str, list[str]]:
