@@ -117,7 +117,8 @@ def main() -> None:
             store.unpack(release, Path(archive))
         if former != release:
             store.switch(release)
-        store.prune(module.params["keep"], latest)
+        if result["changed"]:
+            store.prune(module.params["keep"], latest)
         module.exit_json(**result)
     except (ReleaseError, DeviceError) as error:
         module.fail_json(msg=str(error))
