@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import LARGEST_FILE
 from ansible_collections.edge.pi_fleet.plugins.module_utils.picture_name import prediction, taken
 from ansible_collections.edge.pi_fleet.plugins.module_utils.web_page import HEAD
 from PIL import Image, ImageOps
@@ -25,7 +26,6 @@ QUALITY = 60
 LARGEST = 50_000_000
 """Pixels of a picture that is still opened."""
 
-LARGEST_FILE = 64 * 1024**2
 SCANS = 100
 """Progressive JPEGs have about ten, and each goes over all the pixels: of one of 1 MB, 20,000 took minutes."""
 

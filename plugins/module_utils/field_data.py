@@ -27,6 +27,8 @@ from typing import IO
 FOLDER = "/home/ggc_user/raw_field_data"
 OWNER, GROUP, MODE = "ggc_user", "ggc_group", 0o660
 FOLDER_MODE = 0o2770
+LARGEST_FILE = 64 * 1024**2
+"""Bytes of a picture. A device that was taken over says and sends what it likes, and rsync would take it."""
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 Signature = tuple[int, int, int, int]

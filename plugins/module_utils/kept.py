@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, read_text, sync, write_text
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, own, read_text, sync, write_text
 
 BESIDE = ".new-card"
 CARD = "/var/lib/pi-fleet/card"
@@ -225,8 +225,8 @@ def _own(path: Path, member: tarfile.TarInfo) -> None:
         uid = pwd.getpwnam(member.uname).pw_uid
     with suppress(KeyError):
         gid = grp.getgrnam(member.gname).gr_gid
-    if os.geteuid() == 0:
-        os.chown(path, uid, gid, follow_symlinks=False)
+    # Nobody but root can give it away.
+    numbers = (uid, gid) if os.geteuid() == 0 else (-1, -1)
+    own(path, numbers, None if member.issym() else member.mode & 0o7777)
     if not member.issym():
-        path.chmod(member.mode & 0o7777)
-        os.utime(path, (member.mtime, member.mtime))
+        os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)

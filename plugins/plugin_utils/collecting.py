@@ -16,14 +16,16 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.edge.pi_fleet.plugins.module_utils.collecting import CollectError
-from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import Listing, Signature, as_signature
+from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import (
+    LARGEST_FILE,
+    Listing,
+    Signature,
+    as_signature,
+)
 
 PARTIAL = ".partial"
 TIMEOUT = 60
 """Seconds without a byte, after which a link counts as cut."""
-
-LARGEST = 64 * 1024**2
-"""Bytes of a picture. A device that was taken over says and sends what it likes, and rsync would take it."""
 
 # What rsync says where pictures were renamed or discarded meanwhile; what arrived is verified anyhow.
 WHOLE_OR_FEWER = (0, 23, 24)
@@ -56,7 +58,7 @@ def remote_path(action: ActionBase, name: str) -> str:
 def _bound_files() -> None:
     """Have the kernel end who writes more into a file than a picture has."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, hard))
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class RemoteFieldData:
         """List the pictures."""
         found = self._ask({"min_age": self.given["min_age"]})
         pictures = {name: as_signature(each) for name, each in found["pictures"].items()}
-        large = [name for name, (_, size, _, _) in pictures.items() if size > LARGEST]
-        left = found["left"] | dict.fromkeys(large, f"is larger than the {LARGEST // 1024**2} MiB of a picture")
+        large = [name for name, (_, size, _, _) in pictures.items() if size > LARGEST_FILE]
+        left = found["left"] | dict.fromkeys(large, f"is larger than the {LARGEST_FILE // 1024**2} MiB of a picture")
         return Listing({name: each for name, each in pictures.items() if name not in left}, left)
 
     def sums(self, names: Sequence[str]) -> tuple[dict[str, tuple[str, Signature]], dict[str, str]]:

@@ -130,7 +130,7 @@ def test_pictures_that_are_gone_end_nothing(tmp_path: Path, code: int) -> None:
 
 @pytest.mark.usefixtures("rsync")
 def test_what_arrives_is_bounded_in_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{RemoteFieldData.__module__}.LARGEST", 1024**2)
+    monkeypatch.setattr(f"{RemoteFieldData.__module__}.LARGEST_FILE", 1024**2)
     (tmp_path / "end").write_text("head -c 1048576 /dev/zero >big && exit 0")
     pull(tmp_path, remote(tmp_path), "1.jpg")
     (tmp_path / "end").write_text("exec head -c 1048577 /dev/zero >big")

@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ansible_collections.edge.pi_fleet.plugins.module_utils.preflight import guard_refusal
+from fake_device import FakeDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,6 +151,15 @@ def test_a_share_is_one_of_the_card(percent: int, size: int) -> None:
         <= percent * size
         < (guard.parse_limit(f"{percent}%", size) + 1) * 100
     )
+
+
+@pytest.mark.parametrize("limit", ["3K", "17M", "2G", "5%", "99%"])
+def test_preflight_takes_a_limit_for_what_the_guard_does(tmp_path: Path, limit: str) -> None:
+    fake = FakeDevice(tmp_path)
+    fake.free = guard.parse_limit(limit, guard.Space.of(tmp_path).size)
+    assert guard_refusal(fake.device(), limit) is None
+    fake.free -= 1
+    assert guard_refusal(fake.device(), limit) is not None
 
 
 @given(st.text(max_size=8))
