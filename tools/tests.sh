@@ -35,7 +35,7 @@ run() {
 }
 
 # The images come first, by scenario default; armhf makes its own. The other long ones are next, so that none is last alone.
-long=(armhf fleet verify local_core classify)
+long=(armhf fleet verify local_core classify preflight)
 mapfile -t names < <(for file in molecule/*/molecule.yml; do basename "$(dirname "$file")"; done |
   grep -vxE "default|$(IFS='|' && echo "${long[*]}")|$full_only")
 gate=(default "${long[@]}" "${names[@]}")
