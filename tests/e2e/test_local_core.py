@@ -115,6 +115,20 @@ def test_shadows_outlive_a_restart(fleet: Fleet, host: str) -> None:
     }
 
 
+def test_a_stop_leaves_no_trace(fleet: Fleet, host: str) -> None:
+    """Lambdas ask for work again and again, also while it stops."""
+    script = """
+import subprocess
+for _ in range(5):
+    subprocess.run(["systemctl", "restart", "localcore"], check=True)
+    time.sleep(1)
+said = ["journalctl", "--unit=localcore", "--output=cat", "--since=-10min"]
+print(json.dumps(subprocess.run(said, capture_output=True, text=True, check=True).stdout))
+"""
+    said = on(fleet, host, script)
+    assert "Traceback" not in said, said
+
+
 def test_accepted_work_outlives_the_router(fleet: Fleet, host: str) -> None:
     script = """
 import subprocess

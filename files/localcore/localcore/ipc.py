@@ -55,6 +55,8 @@ LINGERING = 10.0
 """Seconds in which the rest of a refused body is read and dropped: who is still sending does not read the answer."""
 SLOWEST_END = 5.0
 """Seconds that requests in hand have at the end, twice: to be answered, and to notice that they are cancelled."""
+MOMENT = 0.05
+"""Seconds that a connection takes at most from its acceptance to its protocol."""
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -72,6 +74,10 @@ class Listener:
 
     async def cleanup(self) -> None:
         """Take no more, and have what is in hand end."""
+        # What was just accepted becomes a connection first: Python 3.13 fails to make one in a server that is closed.
+        for each in self._listening.sockets:
+            asyncio.get_running_loop().remove_reader(each.fileno())
+        await asyncio.sleep(MOMENT)
         self._listening.close()
         for connection in list(self._waiting):
             connection.cut()
