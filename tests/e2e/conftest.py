@@ -130,6 +130,13 @@ class Fleet:
         return found
 
 
+def noted_blank(host: str) -> dict[str, str]:
+    """Return what stood on a device's disk when it was blank, as molecule/default/noted.yml noted it."""
+    folder = PROJECT / ".cache" / "molecule" / os.environ["MOLECULE_SCENARIO_NAME"]
+    noted: dict[str, str] = json.loads((folder / f"blank-{host}.json").read_text())
+    return noted
+
+
 def unwrapped(text: str) -> str:
     """Return what Ansible printed without the line breaks and quotes that it put into it."""
     return " ".join(text.split()).replace("''", "'")

@@ -1,19 +1,11 @@
 """Blank devices: a dry run has changed nothing on them, and verify.yml says what is missing.
 
-Scenario fleet noted what stood on them before that dry run.
+molecule/default/noted.yml noted what stood on them before that dry run.
 """
 
 from __future__ import annotations
 
-import json
-
-from tests.e2e.conftest import PROJECT, Fleet
-
-
-def noted_blank(host: str) -> dict[str, str]:
-    """Return what stood on a device's disk when it was blank."""
-    noted: dict[str, str] = json.loads((PROJECT / ".cache" / "molecule" / "fleet" / f"blank-{host}.json").read_text())
-    return noted
+from tests.e2e.conftest import Fleet, noted_blank
 
 
 def test_a_dry_run_changed_nothing(fleet: Fleet) -> None:
