@@ -262,6 +262,9 @@ class Restorer:
         for attribute, option in options.items():
             if attribute not in before or before[attribute] == now[attribute]:
                 continue
+            if attribute == "number" and holder[:1] == [name]:
+                # Put back already: it is another role's too.
+                continue
             if attribute == "number" and holder:
                 self._leave(f"the user {name}", before["number"], holder[0])
             elif attribute != "group" or has_group:
@@ -310,6 +313,9 @@ class Restorer:
         number, holder = before["number"], self._account("group", 2, before["number"])
         if holder and "number" not in now and self._is_group_of(name, number):
             self._do(f"the group {holder[0]} is {name} again", self._device.command, "groupmod", "-n", name, holder[0])
+        elif holder[:1] == [name]:
+            # Put back already: it is another role's too.
+            return
         elif holder:
             self._leave(f"the group {name}", number, holder[0])
         else:

@@ -181,6 +181,11 @@ class Pi:
                 return (0, "rsync is already the newest version", "") if self.online else (100, "", "E: no network\n")
             case ["groupadd", "--system", "--gid", number, name]:
                 self.write("/etc/group", f"{self.path('/etc/group').read_text()}{name}:x:{number}:\n")
+            case ["usermod" | "groupmod", "--uid" | "--gid" as option, number, name] if number.isdigit():
+                file = "/etc/passwd" if option == "--uid" else "/etc/group"
+                lines = [line.split(":") for line in self.path(file).read_text().splitlines()]
+                numbered = [[*each[:2], number, *each[3:]] if each[0] == name else each for each in lines]
+                self.write(file, "".join(":".join(each) + "\n" for each in numbered))
             case ["groupmod", "-n", name, former]:
                 self.write("/etc/group", re.sub(f"(?m)^{former}:", f"{name}:", self.path("/etc/group").read_text()))
             case ["useradd", *_, name] if f"--gid={name}" in argv:
@@ -1947,6 +1952,21 @@ def test_users_and_groups_have_their_numbers_again_too(
     assert running.calls[before:] == [[word.replace("{root}", root) for word in call] for call in calls]
     assert begun.restored == dry == sentences
     assert owed(running) == SERVICES
+
+
+def test_what_two_roles_manage_has_its_number_again_once(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    pi.write("/etc/passwd", "localcore:x:991:992:Local core:/nonexistent:/usr/sbin/nologin\n")
+    pi.write("/etc/group", "localcore:x:992:\n")
+    inputs = {"one": "b", "other": "b"}
+    device_state.begin(pi.device, inputs, everything=False)
+    device_state.record(pi.device, inputs, {role: {"users": ["localcore"], "groups": ["localcore"]} for role in inputs})
+    pi.write("/etc/passwd", "localcore:x:30991:992:Local core:/nonexistent:/usr/sbin/nologin\n")
+    pi.write("/etc/group", "localcore:x:30992:\n")
+    begun = device_state.begin(pi.device, inputs, everything=False)
+    assert begun.left == []
+    numbers = [sentence for sentence in begun.restored if sentence.startswith("the number")]
+    assert numbers == ["the number of localcore is 992 again", "the number of localcore is 991 again"]
 
 
 TAKEN: dict[str, tuple[str, str, list[str]]] = {
