@@ -79,10 +79,13 @@ class Restorer:
             ("sysctl", self._sysctl),
         ]
         for kind, put_back in steps:
+            # What several roles manage is put back once: what was found of it is true no longer then.
+            done: set[tuple[str, frozenset[tuple[str, str]]]] = set()
             for role, entries in differing.items():
                 for entry in sorted(set(entries)):
                     before, now = roles[role].entries.get(entry, ABSENT), found[role].get(entry, ABSENT)
-                    if entry.startswith(f"{kind} "):
+                    if entry.startswith(f"{kind} ") and (entry, frozenset(before.items())) not in done:
+                        done.add((entry, frozenset(before.items())))
                         put_back(entry.partition(" ")[2], before, now)
                     if kind == "path" and is_another(before, now):
                         wholes = roles[role].manages.get("wholes", ())
@@ -262,9 +265,6 @@ class Restorer:
         for attribute, option in options.items():
             if attribute not in before or before[attribute] == now[attribute]:
                 continue
-            if attribute == "number" and holder[:1] == [name]:
-                # Put back already: it is another role's too.
-                continue
             if attribute == "number" and holder:
                 self._leave(f"the user {name}", before["number"], holder[0])
             elif attribute != "group" or has_group:
@@ -313,9 +313,6 @@ class Restorer:
         number, holder = before["number"], self._account("group", 2, before["number"])
         if holder and "number" not in now and self._is_group_of(name, number):
             self._do(f"the group {holder[0]} is {name} again", self._device.command, "groupmod", "-n", name, holder[0])
-        elif holder[:1] == [name]:
-            # Put back already: it is another role's too.
-            return
         elif holder:
             self._leave(f"the group {name}", number, holder[0])
         else:
