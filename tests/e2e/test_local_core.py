@@ -126,6 +126,7 @@ said = ["journalctl", "--unit=localcore", "--output=cat", "--since=-10min"]
 print(json.dumps(subprocess.run(said, capture_output=True, text=True, check=True).stdout))
 """
     said = on(fleet, host, script)
+    assert said.count("Stopping localcore.service") >= 5
     assert "Traceback" not in said, said
 
 
