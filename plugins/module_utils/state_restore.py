@@ -112,9 +112,6 @@ class Restorer:
             write_text(self._device.path(f"{OWED}/{unit}"), "")
 
     def _do(self, sentence: str, action: Callable[..., object], *arguments: object) -> None:
-        if sentence in self.done:
-            # For another role that manages it, too.
-            return
         if not self._dry:
             with naming_immutable():
                 action(*arguments)

@@ -1969,6 +1969,21 @@ def test_what_two_roles_manage_has_its_number_again_once(tmp_path: Path) -> None
     assert numbers == ["the number of localcore is 992 again", "the number of localcore is 991 again"]
 
 
+def test_a_user_and_a_group_of_one_name_and_number_have_both_theirs_again(tmp_path: Path) -> None:
+    """As Debian makes them, where the same number is free for both."""
+    pi = Pi(tmp_path)
+    passwd, group = "collect:x:989:989:Collects:/:/bin/sh\n", "collect:x:989:\n"
+    pi.write("/etc/passwd", passwd)
+    pi.write("/etc/group", group)
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    device_state.record(pi.device, {"user": "b"}, {"user": {"users": ["collect"], "groups": ["collect"]}})
+    pi.write("/etc/passwd", passwd.replace("x:989", "x:30989"))
+    pi.write("/etc/group", group.replace("x:989", "x:30989"))
+    device_state.begin(pi.device, {"user": "b"}, everything=False)
+    assert pi.path("/etc/passwd").read_text() == passwd
+    assert pi.path("/etc/group").read_text() == group
+
+
 TAKEN: dict[str, tuple[str, str, list[str]]] = {
     "a user's, who is gone": (
         "eve:x:990:990:Somebody:/home/ggc_user:/usr/sbin/nologin\n",
