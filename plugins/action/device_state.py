@@ -64,7 +64,7 @@ class ActionModule(ActionBase):
         recorded = arguments["state"] == "recorded"
         module_args = {
             **{name: value for name, value in arguments.items() if name != "roles"},
-            "fingerprints": {name: roles.fingerprint(name) for name in names},
+            "fingerprints": {name: roles.fingerprint(name, done=recorded) for name in names},
             "declared": {name: roles.manages(name) for name in names} if recorded else {},
         }
         module_args["run"] = this_run()

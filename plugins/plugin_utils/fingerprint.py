@@ -2,8 +2,8 @@
 """What a role is given, as one hash: its code, its options' values, and the files of the control node that these name.
 
 A role's vars/main.yml says beside its other data: __ROLE_manages, what it manages on a device; __ROLE_inputs, files and
-folders of the control node that it reads; __ROLE_reads, roles whose inputs are its own too; __ROLE_packages and
-__ROLE_further_packages, what it installs from Debian.
+folders of the control node that it reads; __ROLE_reads, roles whose inputs are its own too; __ROLE_once, options that
+ask for something once; __ROLE_packages and __ROLE_further_packages, what it installs from Debian.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ class Roles:
     templar: Any
     loader: DataLoader
 
-    def fingerprint(self, role: str) -> str:
-        """Return the hash of all that a role is given."""
+    def fingerprint(self, role: str, done: bool = False) -> str:
+        """Return the hash of all that a role is given; once it has done it, without what was asked for once."""
         # Settings and topics carry the device's name.
         digest = hashlib.sha256(f"{self.variables.get('inventory_hostname')}\n".encode())
         for name in [role, *self._of(role, "reads")]:
             options = self._evaluated(name, self._options(name), unknown=FACTS)
+            if done:
+                options |= {once: self._file(name, "defaults")[once] for once in self._of(name, "once")}
             # Not where they are: the built collection has files of its own elsewhere, the same ones.
             inputs = [content(str(path)) for path in self._of(name, "inputs")]
             given = json.dumps([code(name), options, inputs], sort_keys=True, default=str)

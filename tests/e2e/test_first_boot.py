@@ -334,6 +334,14 @@ def test_first_contact_without_a_card(site: Site) -> None:
     assert "passwordauthentication no" in site.root(BLANK, "sshd -T").splitlines()
     again = site.fleet.playbook("playbooks/bootstrap.yml", *limit, *password[2:], *key)
     assert (again.code, again.changed) == (0, {BLANK: 0}), again.output
+    assert_identity_is_recorded(site)
+
+
+def assert_identity_is_recorded(site: Site) -> None:
+    """Want site.yml to have all other roles to run on a device that it has not provisioned yet."""
+    become = ("--limit", BLANK, "-e", f"ansible_become_password='{PASSWORD}'")
+    drift = site.fleet.playbook("playbooks/drift.yml", *become)
+    assert "site.yml has something to do there, for swap, greengrass_user" in drift.output, drift.output
 
 
 def test_rotation_and_a_lost_known_hosts_are_healed(site: Site) -> None:
@@ -343,6 +351,7 @@ def test_rotation_and_a_lost_known_hosts_are_healed(site: Site) -> None:
     assert run.code == 0, run.output
     after = known_keys(site.inventory / "known_hosts")[BLANK]
     assert after != before
+    assert_identity_is_recorded(site)
     assert site.ssh(BLANK, "hostname") == f"{BLANK}\n"
     # As after a run that was killed when the device had the new key, and known_hosts had not.
     text = (site.inventory / "known_hosts").read_text()

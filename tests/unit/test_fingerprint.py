@@ -80,6 +80,12 @@ def test_what_a_run_learned_on_its_way_changes_nothing(tmp_path: Path) -> None:
     assert prints(tmp_path, local_core_group=group) == prints(tmp_path)
 
 
+def test_what_was_asked_for_once_and_is_done_is_not_asked_for_again(tmp_path: Path) -> None:
+    asked = of_device(tmp_path, identity_rotate=True)
+    assert asked.fingerprint("identity") != prints(tmp_path)["identity"]
+    assert asked.fingerprint("identity", done=True) == prints(tmp_path)["identity"]
+
+
 def test_another_name_of_the_device_changes_all(defaults: dict[str, str]) -> None:
     assert changed(defaults, prints(Path("/nowhere"), inventory_hostname="bar")) == set(NAMES)
 
