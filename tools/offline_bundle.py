@@ -137,8 +137,7 @@ def wanted_packages(release: str, roles: Path = ROOT / "roles") -> tuple[list[st
         packages = variables.get(f"__{role}_packages", [])
         if isinstance(packages, dict):
             packages = packages[release]
-        if isinstance(packages, list):
-            wanted |= set(packages)
+        wanted |= set(packages)
         # The camera's stacks: of each need the first will do.
         for stack, needs in variables.get(f"__{role}_stacks", {}).items():
             (wanted if stack == "v4l2" else offered).update(need[0] for need in needs)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -112,6 +113,17 @@ def test_what_roles_install_is_read_from_their_variables(tmp_path: Path) -> None
         ["rpicam-apps-lite"],
     )
     assert wanted_packages("bookworm", tmp_path)[0] == ["mosquitto", "python3-opencv"]
+
+
+def test_no_role_computes_what_it_installs() -> None:
+    """A bundle would not have it: what depends on the inventory is in __ROLE_further_packages."""
+    found = {
+        path.parents[1].name: yaml.safe_load(path.read_text())
+        for path in (offline_bundle.ROOT / "roles").glob("*/vars/main.yml")
+    }
+    named = {role: variables.get(f"__{role}_packages") for role, variables in found.items()}
+    assert {role for role, packages in named.items() if isinstance(packages, str)} == set()
+    assert {"python3-pil", "python3-opencv", "mosquitto", "rsync"} <= set(wanted_packages("trixie")[0])
 
 
 def test_debian_is_what_is_bundled_where_no_archive_is_named() -> None:
