@@ -314,12 +314,15 @@ def written_here(vault: Vault) -> Iterator[Path]:
     yield from (path for path in vault.folder.rglob("*") if path.is_file())
     home = Path.home()
     for place in (home / ".ansible", home / ".cache" / "pi-fleet", PROJECT / ".cache", Path(tempfile.gettempdir())):
-        for path in (Path(parent, name) for parent, _, names in os.walk(place) for name in names):
-            # Others that work here remove theirs meanwhile.
-            with suppress(FileNotFoundError):
-                found = path.lstat()
-                if stat.S_ISREG(found.st_mode) and found.st_ctime >= vault.begun:
-                    yield path
+        for parent, folders, names in os.walk(place):
+            # Not what is mounted there, as in a root that mmdebstrap makes: files of /proc have no end.
+            folders[:] = [folder for folder in folders if not os.path.ismount(Path(parent, folder))]
+            for path in (Path(parent, name) for name in names):
+                # Others that work here remove theirs meanwhile.
+                with suppress(FileNotFoundError):
+                    found = path.lstat()
+                    if stat.S_ISREG(found.st_mode) and found.st_ctime >= vault.begun:
+                        yield path
 
 
 def test_nothing_on_the_control_node_has_a_secret_but_what_is_encrypted(vault: Vault) -> None:
