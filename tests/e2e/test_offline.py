@@ -161,7 +161,7 @@ def test_a_run_that_was_killed_before_its_end_begins_again(site: Site) -> None:
 
 
 SPOILT = {
-    "cut off": "[os.truncate(path, 0) for path in Path('/opt/pi-fleet/offline/current').glob('*.deb')]",
+    "cut off": "[os.truncate(path, 0) for path in Path('/opt/pi-fleet/offline/current').rglob('*.deb')]",
     "gone": "shutil.rmtree('/opt/pi-fleet/offline/releases')",
     "other bytes": "Path('/opt/pi-fleet/offline/current/packages.json').open('r+').write('?')",
 }
