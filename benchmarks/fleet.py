@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import difflib
 import json
 import os
 import platform
@@ -177,8 +178,9 @@ def contenders(fleet: Fleet, checks: Checks) -> dict[str, Callable[[], None]]:
     expected = {name: fleet.root(name, checks.look) for name in fleet.names}
 
     def look(name: str) -> None:
-        if fleet.root(name, checks.look) != expected[name]:
-            sys.exit(f"{name} is another one")
+        before, now = expected[name].splitlines(), fleet.root(name, checks.look).splitlines()
+        if now != before:
+            sys.exit("\n".join([f"{name} is another one:", *difflib.unified_diff(before, now, n=0, lineterm="")]))
 
     def shell() -> None:
         with ThreadPoolExecutor(20) as pool:

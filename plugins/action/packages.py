@@ -59,7 +59,9 @@ class ActionModule(ActionBase):
         if result.get("failed") and not no_lists(result):
             # Lists of today may be of a mirror that has other packages by now, or that had none to give.
             again = self._apt(variables, name=sorted(wanted), cache_valid_time=0)
-            result = result if no_lists(again) else again
+            if no_lists(again):
+                again = {**result, "msg": f"{result['msg']}; package lists could not be fetched anew: {again['msg']}"}
+            result = again
         if result.get("failed") and "held" in str(result["msg"]).lower():
             held = " ".join(sorted((wanted - installed) & self._held(variables)))
             if held:

@@ -113,7 +113,7 @@ def elsewhere(tmp_path: Path) -> tuple[list[str], dict[str, str]]:
 # As if a quarter of an hour had gone by, and a minute.
 LATER = f"""
 note = json.loads(Path({NOTE!r}).read_text())
-note["since"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 960))
+note["since"] = note["seen"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 960))
 Path({NOTE!r}).write_text(json.dumps(note))
 """
 

@@ -113,9 +113,10 @@ def test_a_mirror_that_has_just_been_asked_is_not_asked_again() -> None:
 
 
 def test_why_apt_failed_is_not_lost_when_the_mirror_is_away_too() -> None:
-    away = {"failed": True, "msg": "Failed to update apt cache: unknown reason"}
+    away = {"failed": True, "msg": "Failed to update apt cache: E:The repository 'http://...' has no Release file."}
     result = action("collect", module=[NOT_THERE, away]).run(task_vars=seen("perl"))
-    assert result["msg"].startswith("No package matching 'rsync' is available")
+    both = f"{NOT_THERE['msg']}; package lists could not be fetched anew: {away['msg']} (Asked for were"
+    assert result["msg"].startswith(both)
 
 
 def test_what_failed_is_not_remembered() -> None:
