@@ -101,7 +101,8 @@ find {trees} -not -name '*.pyc' -not -name __pycache__ -printf '%p %y %m %u %g %
 find {paths} -maxdepth 0 -type f -exec sha256sum {{}} +
 find {trees} -type f -not -name '*.pyc' -exec sha256sum {{}} + | sort
 dpkg-query --show --showformat='${{Package}} ${{Status}} ${{Version}}\\n' {packages}
-systemctl show --property=Id,LoadState,UnitFileState,ActiveState,DropInPaths,NeedDaemonReload {units}
+systemctl show --property=Id,LoadState,UnitFileState,DropInPaths,NeedDaemonReload {units}
+systemctl is-active {started}
 getent passwd {users}
 getent group {groups}
 sysctl {sysctls}
@@ -136,12 +137,15 @@ class Checks:
         alone = {path: found for path, found in there.items() if not any(f"{path}/".startswith(f"{t}/") for t in trees)}
         installed = [name for name, found in kinds["package"].items() if found["state"] == "installed"]
         units = {unit: found for unit, found in kinds["unit"].items() if found["loaded"] == "loaded"}
+        # Nobody asks of what others start whether it runs.
+        started = [unit for unit, found in units.items() if found["start at boot"] == "enabled"]
         users = {user: found for user, found in kinds["user"].items() if "home" in found}
         words = {
             "paths": alone,
             "trees": sorted(trees),
             "packages": installed,
             "units": units,
+            "started": started,
             "users": users,
             "groups": kinds["group"],
             "sysctls": kinds["sysctl"],
@@ -159,8 +163,7 @@ class Checks:
             paths.append({**given, "user": found["owner"], "group": found["group"], "mode": found.get("mode", "")})
         pyinfra = {
             "packages": installed,
-            # Nobody asks of what others start whether it runs.
-            "units": [[unit, True] for unit, found in units.items() if found["start at boot"] == "enabled"],
+            "units": [[unit, True] for unit in started],
             "users": [{"name": user, **found} for user, found in users.items()],
             "groups": list(kinds["group"]),
             "sysctls": [[key, int(found["value"])] for key, found in kinds["sysctl"].items()],
