@@ -38,7 +38,7 @@ for path in CHECKS["paths"]:
         files.directory(name=path["path"], path=path["path"], user=path["user"], group=path["group"], mode=path["mode"])
     elif path["type"] == "link":
         files.link(name=path["path"], path=path["path"], target=path["target"])
-    elif path["type"] == "file":
+    elif "copy" in path:
         files.put(
             name=path["path"],
             src=path["copy"],
@@ -47,5 +47,7 @@ for path in CHECKS["paths"]:
             group=path["group"],
             mode=path["mode"],
         )
+    elif path["type"] == "file":
+        files.file(name=path["path"], path=path["path"], user=path["user"], group=path["group"], mode=path["mode"])
 if host.get_fact(Command, command=CHECKS["folders"]) != CHECKS["expected"]:
     server.shell(name="folders", commands=["false"])

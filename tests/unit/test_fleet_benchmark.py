@@ -71,7 +71,8 @@ def test_a_connection_that_is_kept_ends_with_the_contender(tmp_path: Path) -> No
 def test_what_is_recorded_is_what_others_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owned = {"owner": "root", "group": "root", "mode": "0644"}
     entries = {
-        "path /etc/a b.conf": {"type": "file", **owned},
+        "path /etc/a b.conf": {"type": "file", "sha256": "0", **owned},
+        "path /etc/changing": {"type": "file", **owned},
         "path /etc/none": {"type": "absent"},
         "path /opt/tree": {"type": "directory", **owned},
         "path /opt/tree/in": {"type": "file", **owned},
@@ -92,10 +93,14 @@ def test_what_is_recorded_is_what_others_are_asked_for(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(Fleet, "root", root)
     checks = Checks.of(Fleet(tmp_path, "bench", ["pi"]), "pi")
-    assert "find '/etc/a b.conf' -maxdepth 0" in checks.look
+    assert "find '/etc/a b.conf' /etc/changing -maxdepth 0" in checks.look
+    assert "\nsha256sum '/etc/a b.conf'\n" in checks.look
     assert "/etc/none" not in checks.look
     assert checks.pyinfra["packages"] == ["rsync"]
     assert checks.pyinfra["units"] == [["a.service", True]]
-    assert [each["path"] for each in checks.pyinfra["paths"]] == ["/etc/a b.conf"]
+    assert [(each["path"], "copy" in each) for each in checks.pyinfra["paths"]] == [
+        ("/etc/a b.conf", True),
+        ("/etc/changing", False),
+    ]
     assert checks.pyinfra["expected"] == "said"
     assert len(asked) == 3
