@@ -7,7 +7,8 @@ Provisions a virtual Pi, makes copies of it that are provisioned each, and asks 
 other, several times over. Measured are the processor of the control node (with all children of the contender, kept
 connections too, which end with it), that of the devices (by their control groups), and the time that goes by. Prints a
 table of medians with the least and the most; with --write also fleet.json and fleet.svg. With --first, blank virtual
-Pis are provisioned too, by turns with the site.yml of an earlier commit if one is named.
+Pis are provisioned too, by turns with the site.yml of an earlier commit if one is named, and with apt alone, which
+installs the same packages and does nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -109,6 +110,28 @@ sysctl {sysctls}
 cat /boot/firmware/cmdline.txt
 cat /etc/dphys-swapfile /etc/rpi/swap.conf.d/*.conf 2>/dev/null || true
 """
+APT = """\
+apt-get -qq update
+DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install {packages} >/dev/null
+"""
+
+
+def recorded(fleet: Fleet, name: str) -> dict[str, Any]:
+    """Return what the record of a device holds of each role."""
+    roles: dict[str, Any] = json.loads(fleet.root(name, "cat /var/lib/pi-fleet/state.json"))["content"]["roles"]
+    return roles
+
+
+def installed(roles: Mapping[str, Any]) -> list[str]:
+    """Return the packages that roles installed."""
+    return sorted(
+        {
+            entry.removeprefix("package ")
+            for role in roles.values()
+            for entry, found in role["entries"].items()
+            if entry.startswith("package ") and found["state"] == "installed"
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -122,10 +145,10 @@ class Checks:
     @classmethod
     def of(cls, fleet: Fleet, name: str) -> Checks:
         """Read the record of a device."""
-        content = json.loads(fleet.root(name, "cat /var/lib/pi-fleet/state.json"))["content"]
+        roles = recorded(fleet, name)
         entries: dict[str, dict[str, str]] = {}
         trees: set[str] = set()
-        for role in content["roles"].values():
+        for role in roles.values():
             entries |= role["entries"]
             trees |= {*role["manages"].get("trees", []), *(each["path"] for each in role["manages"].get("wholes", []))}
         kinds: dict[str, dict[str, dict[str, str]]] = {}
@@ -137,7 +160,7 @@ class Checks:
         alone = {path: found for path, found in there.items() if not any(f"{path}/".startswith(f"{t}/") for t in trees)}
         # Not of those that site.yml itself writes anew, as its record.
         files = [path for path, found in alone.items() if "sha256" in found]
-        installed = [name for name, found in kinds["package"].items() if found["state"] == "installed"]
+        packages = installed(roles)
         units = {unit: found for unit, found in kinds["unit"].items() if found["loaded"] == "loaded"}
         # Nobody asks of what others start whether it runs.
         started = [unit for unit, found in units.items() if found["start at boot"] == "enabled"]
@@ -146,7 +169,7 @@ class Checks:
             "paths": alone,
             "files": files,
             "trees": sorted(trees),
-            "packages": installed,
+            "packages": packages,
             "units": units,
             "started": started,
             "users": users,
@@ -166,7 +189,7 @@ class Checks:
             given |= {"copy": str(copy)} if path in files else {}
             paths.append({**given, "user": found["owner"], "group": found["group"], "mode": found.get("mode", "")})
         pyinfra = {
-            "packages": installed,
+            "packages": packages,
             "units": [[unit, True] for unit in started],
             "users": [{"name": user, **found} for user, found in users.items()],
             "groups": list(kinds["group"]),
@@ -216,18 +239,34 @@ def contenders(fleet: Fleet, checks: Checks) -> dict[str, Callable[[], None]]:
 
 
 def first(release: str, architecture: str, repetitions: int, before: str | None) -> dict[str, list[Cost]]:
-    """Measure what it takes to provision a blank device, by this checkout and by an earlier commit."""
+    """Measure what it takes to provision a blank device, by this checkout, by an earlier commit, and by apt alone."""
     earlier = ROOT / ".cache" / "bench-before"
-    projects = {"site.yml, blank": ROOT} | ({f"... of {before[:7]}": earlier} if before else {})
+    packages: list[str] = []
+
+    def site(fleet: Fleet) -> None:
+        fleet.play("playbooks/site.yml")
+
+    def formerly(fleet: Fleet) -> None:
+        fleet.play("playbooks/site.yml", project=earlier)
+
+    def apt(fleet: Fleet) -> None:
+        """Install the same packages, and do nothing else."""
+        fleet.root(fleet.names[0], APT.format(packages=shlex.join(packages)))
+
+    ways: dict[str, Callable[[Fleet], None]] = {"site.yml, blank": site}
     if before:
+        ways[f"... of {before[:7]}"] = formerly
         run("git", "worktree", "add", "--force", "--detach", str(earlier), before)
-    costs: dict[str, list[Cost]] = {name: [] for name in projects}
+    ways["apt alone, blank"] = apt
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
     try:
         for _ in range(repetitions):
-            for name, project in projects.items():
+            for name, provision in ways.items():
                 fleet = Fleet.make(ROOT / ".cache" / "bench-blank", "bench-blank", 1, release, architecture)
                 try:
-                    costs[name].append(measure(partial(fleet.play, "playbooks/site.yml", project=project), fleet))
+                    costs[name].append(measure(partial(provision, fleet), fleet))
+                    if provision is site:
+                        packages = installed(recorded(fleet, fleet.names[0]))
                 finally:
                     fleet.remove()
                     shutil.rmtree(fleet.folder)
