@@ -27,6 +27,7 @@ import signal
 import statistics
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -116,22 +117,38 @@ DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install
 """
 
 
+Entries = dict[str, dict[str, str]]
+
+
 def recorded(fleet: Fleet, name: str) -> dict[str, Any]:
     """Return what the record of a device holds of each role."""
     roles: dict[str, Any] = json.loads(fleet.root(name, "cat /var/lib/pi-fleet/state.json"))["content"]["roles"]
     return roles
 
 
-def installed(roles: Mapping[str, Any]) -> list[str]:
+def by_kind(roles: Mapping[str, Any]) -> dict[str, Entries]:
+    """Return what is recorded of all roles together: kind, name, attributes."""
+    kinds: dict[str, Entries] = {}
+    for role in roles.values():
+        for entry, attributes in role["entries"].items():
+            kind, _, what = entry.partition(" ")
+            kinds.setdefault(kind, {})[what] = attributes
+    return kinds
+
+
+def installed(kinds: Mapping[str, Entries]) -> list[str]:
     """Return the packages that roles installed."""
-    return sorted(
-        {
-            entry.removeprefix("package ")
-            for role in roles.values()
-            for entry, found in role["entries"].items()
-            if entry.startswith("package ") and found["state"] == "installed"
-        }
-    )
+    return [name for name, found in kinds["package"].items() if found["state"] == "installed"]
+
+
+def keep(fleet: Fleet, files: Sequence[str]) -> None:
+    """Keep what is in files of each device, by their numbers: names of devices are in some of them."""
+    script = "\n".join(f"base64 --wrap=0 {shlex.quote(path)} && echo" for path in files)
+    for name in fleet.names:
+        folder = fleet.folder / "copies" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number, line in enumerate(fleet.root(name, script).splitlines()):
+            (folder / str(number)).write_bytes(b64decode(line))
 
 
 @dataclass(frozen=True)
@@ -146,21 +163,16 @@ class Checks:
     def of(cls, fleet: Fleet, name: str) -> Checks:
         """Read the record of a device."""
         roles = recorded(fleet, name)
-        entries: dict[str, dict[str, str]] = {}
         trees: set[str] = set()
         for role in roles.values():
-            entries |= role["entries"]
             trees |= {*role["manages"].get("trees", []), *(each["path"] for each in role["manages"].get("wholes", []))}
-        kinds: dict[str, dict[str, dict[str, str]]] = {}
-        for entry, attributes in entries.items():
-            kind, _, what = entry.partition(" ")
-            kinds.setdefault(kind, {})[what] = attributes
+        kinds = by_kind(roles)
         there = {path: found for path, found in kinds["path"].items() if found["type"] != "absent"}
         trees &= there.keys()
         alone = {path: found for path, found in there.items() if not any(f"{path}/".startswith(f"{t}/") for t in trees)}
         # Not of those that site.yml itself writes anew, as its record.
         files = [path for path, found in alone.items() if "sha256" in found]
-        packages = installed(roles)
+        packages = installed(kinds)
         units = {unit: found for unit, found in kinds["unit"].items() if found["loaded"] == "loaded"}
         # Nobody asks of what others start whether it runs.
         started = [unit for unit, found in units.items() if found["start at boot"] == "enabled"]
@@ -178,15 +190,11 @@ class Checks:
         }
         look = LOOK.format(**{key: shlex.join(value) for key, value in words.items()})
         folders = "\n".join(line for line in look.splitlines() if "find" in line and shlex.join(words["trees"]) in line)
-        copies = fleet.folder / "copies"
-        copies.mkdir(exist_ok=True)
+        keep(fleet, files)
         paths = []
-        for number, (path, found) in enumerate(sorted(alone.items())):
-            copy = copies / str(number)
-            if path in files:
-                copy.write_text(fleet.root(name, f"cat {shlex.quote(path)}"))
+        for path, found in sorted(alone.items()):
             given = {"path": path, "type": found["type"], "target": found.get("target", "")}
-            given |= {"copy": str(copy)} if path in files else {}
+            given |= {"copy": str(files.index(path))} if path in files else {}
             paths.append({**given, "user": found["owner"], "group": found["group"], "mode": found.get("mode", "")})
         pyinfra = {
             "packages": packages,
@@ -195,6 +203,7 @@ class Checks:
             "groups": list(kinds["group"]),
             "sysctls": [[key, int(found["value"])] for key, found in kinds["sysctl"].items()],
             "paths": paths,
+            "copies": str(fleet.folder / "copies"),
             "folders": f"sh -c {shlex.quote(folders)}",
             "expected": fleet.root(name, folders).rstrip("\n"),
         }
@@ -266,7 +275,7 @@ def first(release: str, architecture: str, repetitions: int, before: str | None)
                 try:
                     costs[name].append(measure(partial(provision, fleet), fleet))
                     if provision is site:
-                        packages = installed(recorded(fleet, fleet.names[0]))
+                        packages = installed(by_kind(recorded(fleet, fleet.names[0])))
                 finally:
                     fleet.remove()
                     shutil.rmtree(fleet.folder)

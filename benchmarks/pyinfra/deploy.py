@@ -41,7 +41,7 @@ for path in CHECKS["paths"]:
     elif "copy" in path:
         files.put(
             name=path["path"],
-            src=path["copy"],
+            src=str(Path(CHECKS["copies"], host.name, path["copy"])),
             dest=path["path"],
             user=path["user"],
             group=path["group"],

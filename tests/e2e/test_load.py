@@ -46,7 +46,7 @@ WIDTH = "grep -c '\"width\": 500' /etc/pi-fleet/camera.json"
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    """Copies of a provisioned device, each with a name, a host key and tokens of its own."""
+    """Copies of a provisioned device, each with a name, a host key and a machine id of its own."""
     with copies(f"{PREFIX}-load", "trixie", [COUNT]) as made:
         yield next(made)
 

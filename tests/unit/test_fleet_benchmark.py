@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,11 @@ def test_what_is_recorded_is_what_others_are_asked_for(tmp_path: Path, monkeypat
     ]
     assert checks.pyinfra["expected"] == "said"
     assert len(asked) == 3
+
+
+def test_pyinfra_is_given_what_is_in_the_files_of_each_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some have the device's name in them."""
+    monkeypatch.setattr(Fleet, "root", lambda self, name, script: f"{b64encode(name.encode()).decode()}\n\n")
+    fleet.keep(Fleet(tmp_path, "bench", ["pi-01", "pi-02"]), ["/etc/name", "/etc/empty"])
+    kept = {str(path.relative_to(tmp_path / "copies")): path.read_text() for path in tmp_path.glob("copies/*/*")}
+    assert kept == {"pi-01/0": "pi-01", "pi-01/1": "", "pi-02/0": "pi-02", "pi-02/1": ""}
