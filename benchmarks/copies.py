@@ -1,4 +1,4 @@
-"""Fleets of copies of one provisioned virtual Pi, each with a name, a host key and a machine id of its own."""
+"""Fleets of copies of one provisioned virtual Pi, each with a name, host key, machine id and tokens of its own."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class Checks:
             "paths": paths,
             "copies": str(fleet.folder / "copies"),
             "folders": f"sh -c {shlex.quote(folders)}",
-            "expected": fleet.root(name, folders).rstrip("\n"),
+            "expected": {each: fleet.root(each, folders).rstrip("\n") for each in fleet.names},
         }
         return cls(look, pyinfra)
 

@@ -49,5 +49,5 @@ for path in CHECKS["paths"]:
         )
     elif path["type"] == "file":
         files.file(name=path["path"], path=path["path"], user=path["user"], group=path["group"], mode=path["mode"])
-if host.get_fact(Command, command=CHECKS["folders"]) != CHECKS["expected"]:
+if host.get_fact(Command, command=CHECKS["folders"]) != CHECKS["expected"][host.name]:
     server.shell(name="folders", commands=["false"])

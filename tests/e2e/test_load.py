@@ -41,12 +41,13 @@ lock = open("/var/lib/dpkg/lock-frontend", "w")
 fcntl.lockf(lock, fcntl.LOCK_EX)
 time.sleep(3600)'
 """
+IDENTITY = "cat /etc/machine-id /etc/ssh/*_ed25519_key.pub; grep -ho '[0-9a-f]\\{16,\\}' /etc/pi-fleet/private/*"
 WIDTH = "grep -c '\"width\": 500' /etc/pi-fleet/camera.json"
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    """Copies of a provisioned device, each with a name, a host key and a machine id of its own."""
+    """Copies of a provisioned device, each with an identity of its own."""
     with copies(f"{PREFIX}-load", "trixie", [COUNT]) as made:
         yield next(made)
 
@@ -94,6 +95,16 @@ def converge(fleet: Fleet) -> tuple[Run, float]:
     output = process.communicate()[0]
     watching.join()
     return Run(process.returncode, output), most
+
+
+def test_no_copy_is_another(fleet: Fleet) -> None:
+    seen: dict[int, str] = {}
+    for name in fleet.names:
+        # Not the lines: a test that fails shows what it compares.
+        own = {hash(line) for line in fleet.root(name, IDENTITY).splitlines()}
+        assert len(own) >= 5, name
+        assert not own & seen.keys(), (name, {seen[each] for each in own & seen.keys()})
+        seen |= dict.fromkeys(own, name)
 
 
 def test_the_others_converge_and_each_failure_is_named_with_how_to_try_again(fleet: Fleet) -> None:

@@ -103,7 +103,7 @@ def test_what_is_recorded_is_what_others_are_asked_for(tmp_path: Path, monkeypat
         ("/etc/a b.conf", True),
         ("/etc/changing", False),
     ]
-    assert checks.pyinfra["expected"] == "said"
+    assert checks.pyinfra["expected"] == {"pi": "said"}
     assert len(asked) == 3
 
 
