@@ -53,6 +53,7 @@ test-full: test ## the gate, and what takes hours: whole lives of fleets, drift 
 	@$(MAKE) reference
 	@tools/tests.sh vm armhf_vm faults load drift firstboot collect offline pull reimage rollout secrets
 	@E2E_KILLS=20 pytest tests/e2e/test_killed.py
+	@$(MAKE) fuzz
 	@$(MAKE) mutants
 
 .PHONY: faults

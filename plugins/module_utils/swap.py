@@ -109,8 +109,8 @@ def target_for(found: Mechanism, record: Record | None, request: Request) -> Tar
     return found.for_size(request.size)
 
 
-def make_plan(device: Device, request: Request) -> Plan:
-    """Return the plan for `request`; DeviceError if it cannot be carried out."""
+def make_plan(device: Device, request: Request, *, dry: bool = False) -> Plan:
+    """Return the plan for `request`; DeviceError if it cannot be carried out. `dry`: what came before was not done."""
     if request.size < 0:
         raise DeviceError(
             f"swap_size is {request.size}; wanted are MiB, or 0 for no swap: correct it in the inventory."
@@ -120,6 +120,10 @@ def make_plan(device: Device, request: Request) -> Plan:
     container = device.is_container()
     target = target_for(found, record, request)
     if request.restore and record is None:
+        if dry and not found.is_configured(found.for_size(request.size)):
+            # By now the size would be set, and recorded what was there before, which is what is there.
+            back = Step("go back to the former size", lambda: None)
+            return Plan(device, request, found, found.for_former(found.former()), container, [back])
         return Plan(device, request, found, target, container, [], nothing_to_restore=True)
     found.refuse(target, container, request.stay_free)
     steps = found.steps(target, container)

@@ -38,7 +38,7 @@ TYPES = {
 
 
 def check_path(device: Device, wanted: Mapping[str, Any]) -> Found:
-    """Check what is at a path: its type, owner, group, mode, target, device number, and lines that it holds."""
+    """Check what is at a path: type, owner, group, mode, target, device number, lines that it holds or has alone."""
     path = device.path(wanted["path"])
     try:
         status = path.lstat()
@@ -57,11 +57,14 @@ def check_path(device: Device, wanted: Mapping[str, Any]) -> Found:
     if wanted.get("contains"):
         lines = (read_text(path) or "").splitlines() if kind == "file" else []
         found["contains"] = ", ".join(line for line in wanted["contains"] if line in lines) or "none of the lines"
+    if "lines" in wanted:
+        # Whoever added one is to be seen.
+        found["lines"] = _text((read_text(path) or "").splitlines() if kind == "file" else []) or "no lines"
     asked = {key: _text(wanted[key]) for key in ("state", *found) if key in wanted}
     differing = {key: value for key, value in asked.items() if found.get(key) != value}
     if not differing:
         # Lines that are all there need no room in the table.
-        text = " ".join(value for key, value in asked.items() if key != "contains")
+        text = " ".join(value for key, value in asked.items() if key not in ("contains", "lines"))
         return True, text, text
     return False, _pairs({key: found.get(key, "none") for key in differing}), _pairs(differing)
 

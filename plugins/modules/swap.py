@@ -141,7 +141,7 @@ def main() -> None:
     asked = {name: value for name, value in module.params.items() if name != "validate_only"}
     only_look = module.params["validate_only"] or module.check_mode
     try:
-        plan = make_plan(Device(module.run_command), Request(**asked))
+        plan = make_plan(Device(module.run_command), Request(**asked), dry=module.check_mode)
         if not only_look:
             plan.carry_out()
         stands = report(plan, done=not only_look or not plan.steps)

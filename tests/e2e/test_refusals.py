@@ -88,6 +88,11 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
         ("ansible_become_password=wrong", "sudo refuses the password that was given"),
         ("ansible_become_password=", "sudo asks for a password and none was given"),
         ("ansible_port=1", "does not answer at 127.0.0.1:1 .*check its power, network and address"),
+        ("ansible_host=no-such.invalid", "does not answer at no-such.invalid.*check its power, network and address"),
+        (
+            "ansible_host=192.0.2.1 ansible_timeout=2",
+            "does not answer at 192.0.2.1.*check its power, network and address",
+        ),
         ("ansible_user=nobody", "refuses the login of nobody"),
     ],
 )

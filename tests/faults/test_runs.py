@@ -80,6 +80,7 @@ def test_the_connection_is_cut(pi: Pi) -> None:
     said = unwrapped(run.end())
     assert run.process.returncode != 0
     assert "UNREACHABLE!" in said
+    assert "Traceback" not in said
     assert f"--limit {pi.name}" in said.partition("LEFT OVER")[2]
     pi.fleet.await_boot(pi.name)
     pi.heals()

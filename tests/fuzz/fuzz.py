@@ -19,7 +19,7 @@ import atheris
 with atheris.instrument_imports(include=["localcore", "ansible_collections.edge.pi_fleet"]):
     from tests.fuzz.targets import CORPUS, PATIENCE, TARGETS, tighten
 
-# The connector may have as much, with a model in it.
+# With the fuzzer's own, and the corpus; tests/unit/test_fuzz.py has the readers' bound.
 MEMORY_MIB = 700
 
 

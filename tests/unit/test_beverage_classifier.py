@@ -123,7 +123,10 @@ def test_a_question_may_leave_no_picture_behind(device: Device, event: object) -
     assert device.names() == []
 
 
-@pytest.mark.parametrize("event", [None, {}, {"keep": True}, {"keep": 0}, [], b"", b"hello", b"{", b'{"keep": true}'])
+OTHERS = [None, {}, {"keep": True}, {"keep": 0}, [], b"", b"hello", b"{", b'{"keep": true}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("event", OTHERS, ids=lambda event: repr(event)[:20])
 def test_any_other_message_leaves_the_picture_to_the_rule(device: Device, event: object) -> None:
     device.reply = b"[0.96,0.01,0.01,0.01,0.01]"
     ask(event)

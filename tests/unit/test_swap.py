@@ -565,6 +565,22 @@ def test_dphys_swapfile_goes_back_to_a_computed_size(tmp_path: Path) -> None:
 
 
 @MECHANISMS
+def test_a_dry_run_foresees_that_it_goes_back_from_the_size_that_it_did_not_set(
+    tmp_path: Path, make: Callable[[Path], FakeDevice]
+) -> None:
+    fake = make(tmp_path)
+    before = snapshot(tmp_path)
+    foreseen = swap.make_plan(fake, swap.Request(5, restore=True), dry=True)
+    assert foreseen.steps
+    assert foreseen.diff()["before"] == foreseen.diff()["after"]
+    assert snapshot(tmp_path) == before
+    apply(fake, 5)
+    assert swap.make_plan(fake, swap.Request(5, restore=True), dry=True).steps
+    apply(fake, 5, restore=True)
+    assert swap.make_plan(fake, swap.Request(5, restore=True), dry=True).steps == []
+
+
+@MECHANISMS
 def test_nothing_changed_is_nothing_to_restore(tmp_path: Path, make: Callable[[Path], FakeDevice]) -> None:
     fake = make(tmp_path)
     before = snapshot(tmp_path)

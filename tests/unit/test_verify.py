@@ -53,6 +53,7 @@ def test_a_file_as_it_should_be(fake: FakeDevice) -> None:
     right = path_of(fake, owner=ME, group=MY_GROUP, mode="0640", contains=["b = 2", "a = 1"])
     text = f"file 0640 {ME} {MY_GROUP}"
     assert right == (True, text, text)
+    assert path_of(fake, lines=["a = 1", "b = 2"]) == (True, "file", "file")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,7 @@ def test_a_file_as_it_should_be(fake: FakeDevice) -> None:
         ({"contains": ["a = 1", "c = 3"]}, "contains a = 1", "contains a = 1, c = 3"),
         ({"contains": ["a"]}, "contains none of the lines", "contains a"),
         ({"contains": ["a = 1 "]}, "contains none of the lines", "contains a = 1 "),
+        ({"lines": ["a = 1"]}, "lines a = 1, b = 2", "lines a = 1"),
     ],
 )
 def test_each_difference_is_told_and_nothing_else(

@@ -118,7 +118,7 @@ def may_keep(event: object) -> bool:
     """Say whether a message leaves the picture to the rule for field data: all do, but for `{"keep": false}`."""
     try:
         message = json.loads(event) if isinstance(event, bytes) else event
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return not (isinstance(message, dict) and message.get("keep") is False)
 
