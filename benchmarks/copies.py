@@ -103,9 +103,10 @@ class Fleet:
         found = []
         for name in self.names:
             container = run("podman", "inspect", "--format", "{{.Id}}", f"{self.label}-{name}").strip()
-            places = [*Path("/sys/fs/cgroup").glob(f"cpuacct/**/libpod-{container}*/cpuacct.usage")]
-            places += Path("/sys/fs/cgroup").glob(f"**/libpod-{container}.scope/cpu.stat")
-            found.append(places[0])
+            # In this order: the second one looks where services of devices come and go.
+            of_version_1 = Path("/sys/fs/cgroup").glob(f"cpuacct/**/libpod-{container}*/cpuacct.usage")
+            of_version_2 = Path("/sys/fs/cgroup").glob(f"**/libpod-{container}.scope/cpu.stat")
+            found.append(next(of_version_1, None) or next(of_version_2))
         return found
 
 

@@ -388,11 +388,11 @@ def main(arguments: Sequence[str]) -> None:
                     costs[name].append(measure(contender, fleet))
             results[str(count)] = costs
             print("\n".join(table({str(count): costs})), flush=True)
-    if asked.write:
-        asked.write.mkdir(exist_ok=True)
-        found = {"machine": machine(), "costs": results, "first": blank}
-        (asked.write / "fleet.json").write_text(json.dumps(found, indent=1, default=asdict) + "\n")
-        (asked.write / "fleet.svg").write_text(chart(results))
+            if asked.write:
+                asked.write.mkdir(exist_ok=True)
+                found = {"machine": machine(), "costs": results, "first": blank}
+                (asked.write / "fleet.json").write_text(json.dumps(found, indent=1, default=asdict) + "\n")
+                (asked.write / "fleet.svg").write_text(chart(results))
 
 
 if __name__ == "__main__":
