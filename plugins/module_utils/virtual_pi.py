@@ -370,9 +370,9 @@ class Snapshot:
 
 
 def take_snapshot(engine: Engine, instance: Instance, image: str) -> None:
-    """Make an image of a virtual Pi's disk, to start from; each copy makes its own of what names a device."""
+    """Make an image of a virtual Pi's disk, to start from; each copy makes a host key and a machine id anew."""
     maker = f"pi-fleet-snapshot-{instance.container}-{os.getpid()}"
-    forget = "rm -rf /etc/ssh/ssh_host_* /etc/pi-fleet/private && : >/etc/machine-id"
+    forget = "rm -f /etc/ssh/ssh_host_* && : >/etc/machine-id"
     label = f"--change=LABEL {LABEL}=image"
     try:
         engine.call("commit", label, instance.container, f"{image}-{maker}")

@@ -11,8 +11,8 @@ version_added: 0.1.0
 description:
   - Others start from the image as copies of the virtual Pi, so that many provisioned devices cost one provisioning.
     Runs on the control node.
-  - A copy has an SSH host key, a machine id and a first user's password of its own, and no tokens of functions until
-    it is provisioned; all else is as on the original, names of its services too.
+  - A copy has an SSH host key, a machine id and a first user's password of its own; all else is as on the original,
+    names and tokens of its services too.
   - An image of that name that is there already is left as it is. C(make clean) removes it.
 options:
   fleet:

@@ -346,7 +346,6 @@ def test_a_snapshot_is_cleaned_of_what_makes_a_device_itself_and_leaves_nothing_
     assert first[-1] in maker
     assert "ssh_host_" in maker[-1]
     assert "machine-id" in maker[-1]
-    assert "/etc/pi-fleet/private" in maker[-1]
     assert second[-1] == "localhost/pi-fleet/virtual-pi:provisioned"
     assert all("--change=LABEL pi-fleet=image" in call for call in (first, second))
     assert removed == [["rm", "--force", second[-2]], ["rmi", "--force", first[-1]]]
