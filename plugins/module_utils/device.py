@@ -221,11 +221,13 @@ def ids(owner: str, group: str) -> tuple[int, int]:
     return uid, gid
 
 
-ACLS = ("system.posix_acl_access", "system.posix_acl_default")
+CAPABILITIES = "security.capability"
+# `setcap` gives a program rights as `setfacl` gives users some to a file.
+ACLS = ("system.posix_acl_access", "system.posix_acl_default", CAPABILITIES)
 
 
 def acl(path: Path) -> str:
-    """Return what `setfacl` made of a file or folder, as the kernel has it; nothing where nobody did, as mostly."""
+    """Return what `setfacl` and `setcap` made of a file or folder, in the kernel's words; nothing where nobody did."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError as error:
@@ -243,6 +245,16 @@ def set_acl(path: Path, wanted: str) -> None:
             os.setxattr(path, name, bytes.fromhex(values[name]), follow_symlinks=False)
         elif name in os.listxattr(path, follow_symlinks=False):
             os.removexattr(path, name, follow_symlinks=False)
+
+
+def capabilities(path: str) -> str:
+    """Return what `setcap` made of a file, in the kernel's words; nothing where nobody did, as mostly."""
+    try:
+        return os.getxattr(path, CAPABILITIES, follow_symlinks=False).hex()
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise
+        return ""
 
 
 def utc(moment: float | None = None) -> str:

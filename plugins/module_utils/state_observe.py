@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils import sysctl
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, acl, read_text, utc
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
+    Device,
+    DeviceError,
+    acl,
+    capabilities,
+    read_text,
+    utc,
+)
 from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import FirstBoot
 from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import Hostname
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import (
@@ -354,7 +361,7 @@ class Observer:
         return found
 
     def _files_of(self, package: str) -> str:
-        """Return a hash of the size, time, mode and owner of a package's files; reading them all would take minutes."""
+        """Return a hash of a package's files, by all but their content: to read it would take minutes."""
         digest = hashlib.sha256()
         for name in (read_text(self._device.path(f"{INFO}/{self._list(package)}")) or "").splitlines():
             if not name.startswith(PROGRAMS) or name.startswith(PROSE):
@@ -371,6 +378,7 @@ class Observer:
                 link = stat.S_ISLNK(status.st_mode)
                 found = Path(path).readlink() if link else f"{status.st_size} {int(status.st_mtime)}"
                 line = f"{found} {status.st_mode:o} {status.st_uid} {status.st_gid}"
+                line += "" if link else f" {capabilities(path)}".rstrip()
             except (FileNotFoundError, NotADirectoryError):
                 line = "absent"
             digest.update(f"{place} {line}\n".encode("utf-8", "surrogateescape"))

@@ -1295,6 +1295,13 @@ def test_acls_are_put_back_with_the_mode_behind_them(pi: Pi) -> None:
     assert told(pi) == []
 
 
+def test_what_somebody_lets_a_packages_program_do_is_seen(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only root may run `setcap`: its trace is played."""
+    assert told(pi) == []
+    monkeypatch.setattr(state_observe, "capabilities", lambda path: "01" if path.endswith("/usr/bin/rsync") else "")
+    assert [line for line in told(pi) if line.startswith("package rsync: ")] == told(pi) != []
+
+
 @pytest.mark.parametrize(
     "spoil", [lambda path: os.removexattr(path, "system.posix_acl_access"), lambda path: acl(path, user=1)]
 )

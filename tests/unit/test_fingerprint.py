@@ -90,6 +90,14 @@ def test_another_name_of_the_device_changes_all(defaults: dict[str, str]) -> Non
     assert changed(defaults, prints(Path("/nowhere"), inventory_hostname="bar")) == set(NAMES)
 
 
+def test_other_words_at_the_head_of_what_is_written_change_all(
+    defaults: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert changed(defaults, prints(Path("/nowhere"), ansible_managed="Ours")) == set(NAMES)
+    monkeypatch.setattr(fingerprint.C.config, "get_config_value", lambda name: f"another {name}")
+    assert changed(defaults, prints(Path("/nowhere"))) == set(NAMES)
+
+
 @pytest.mark.parametrize(("role", "name", "value"), options())
 def test_an_options_value_changes_its_roles_fingerprint_and_no_others(
     defaults: dict[str, str], role: str, name: str, value: Any

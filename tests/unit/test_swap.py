@@ -570,14 +570,14 @@ def test_a_dry_run_foresees_that_it_goes_back_from_the_size_that_it_did_not_set(
 ) -> None:
     fake = make(tmp_path)
     before = snapshot(tmp_path)
-    foreseen = swap.make_plan(fake, swap.Request(5, restore=True), dry=True)
+    foreseen = swap.make_plan(fake.device(), swap.Request(5, restore=True), dry=True)
     assert foreseen.steps
     assert foreseen.diff()["before"] == foreseen.diff()["after"]
     assert snapshot(tmp_path) == before
     apply(fake, 5)
-    assert swap.make_plan(fake, swap.Request(5, restore=True), dry=True).steps
+    assert swap.make_plan(fake.device(), swap.Request(5, restore=True), dry=True).steps
     apply(fake, 5, restore=True)
-    assert swap.make_plan(fake, swap.Request(5, restore=True), dry=True).steps == []
+    assert swap.make_plan(fake.device(), swap.Request(5, restore=True), dry=True).steps == []
 
 
 @MECHANISMS
