@@ -123,7 +123,18 @@ def test_a_question_may_leave_no_picture_behind(device: Device, event: object) -
     assert device.names() == []
 
 
-OTHERS = [None, {}, {"keep": True}, {"keep": 0}, [], b"", b"hello", b"{", b'{"keep": true}', b"[" * 100_000]
+OTHERS: list[object] = [
+    None,
+    {},
+    {"keep": True},
+    {"keep": 0},
+    [],
+    b"",
+    b"hello",
+    b"{",
+    b'{"keep": true}',
+    b"[" * 100_000,
+]
 
 
 @pytest.mark.parametrize("event", OTHERS, ids=lambda event: repr(event)[:20])

@@ -94,7 +94,7 @@ def test_other_words_at_the_head_of_what_is_written_change_all(
     defaults: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert changed(defaults, prints(Path("/nowhere"), ansible_managed="Ours")) == set(NAMES)
-    monkeypatch.setattr(fingerprint.C.config, "get_config_value", lambda name: f"another {name}")
+    monkeypatch.setattr("ansible.constants.config.get_config_value", lambda name: f"another {name}")
     assert changed(defaults, prints(Path("/nowhere"))) == set(NAMES)
 
 
