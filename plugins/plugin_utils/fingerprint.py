@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ansible import constants as C  # noqa: N812 as all of Ansible calls it
+from ansible.constants import config
 from ansible.parsing.dataloader import DataLoader
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ignored
 
@@ -44,7 +44,7 @@ class Roles:
         # Settings and topics carry the device's name.
         digest = hashlib.sha256(f"{self.variables.get('inventory_hostname')}\n".encode())
         # What templates begin with.
-        managed = self.variables.get("ansible_managed", C.config.get_config_value("DEFAULT_MANAGED_STR"))
+        managed = self.variables.get("ansible_managed", config.get_config_value("DEFAULT_MANAGED_STR"))
         digest.update(f"{managed}\n".encode())
         for name in [role, *self._of(role, "reads")]:
             options = self._evaluated(name, self._options(name), unknown=FACTS)
