@@ -221,12 +221,11 @@ def ids(owner: str, group: str) -> tuple[int, int]:
     return uid, gid
 
 
-CAPABILITIES = "security.capability"
 # `setcap` gives a program rights as `setfacl` gives users some to a file.
-ACLS = ("system.posix_acl_access", "system.posix_acl_default", CAPABILITIES)
+ACLS = ("system.posix_acl_access", "system.posix_acl_default", "security.capability")
 
 
-def acl(path: Path) -> str:
+def acl(path: Path | str) -> str:
     """Return what `setfacl` and `setcap` made of a file or folder, in the kernel's words; nothing where nobody did."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
@@ -245,16 +244,6 @@ def set_acl(path: Path, wanted: str) -> None:
             os.setxattr(path, name, bytes.fromhex(values[name]), follow_symlinks=False)
         elif name in os.listxattr(path, follow_symlinks=False):
             os.removexattr(path, name, follow_symlinks=False)
-
-
-def capabilities(path: str) -> str:
-    """Return what `setcap` made of a file, in the kernel's words; nothing where nobody did, as mostly."""
-    try:
-        return os.getxattr(path, CAPABILITIES, follow_symlinks=False).hex()
-    except OSError as error:
-        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
-            raise
-        return ""
 
 
 def utc(moment: float | None = None) -> str:

@@ -46,7 +46,7 @@ class SshServer:
     host_keys: Mapping[str, HostKeyFile]
     """By the name in their files' names: `ed25519`."""
     passwords: bool = True
-    """False closes login by password; True leaves it as it is."""
+    """False closes login by password; True leaves it as it is, closed where it was."""
 
     def wanted(self) -> dict[str, tuple[str, int]]:
         """Return text and mode of each file."""

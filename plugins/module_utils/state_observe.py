@@ -20,14 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils import sysctl
-from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
-    Device,
-    DeviceError,
-    acl,
-    capabilities,
-    read_text,
-    utc,
-)
+from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError, acl, read_text, utc
 from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import FirstBoot
 from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import Hostname
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import (
@@ -58,6 +51,7 @@ KINDS = {
     "sysctls": "settings of the kernel",
     "flags": "words on the kernel's command line, by what they begin with",
     "swap": "true: the swap",
+    "ssh logins": "true: how sshd lets users log in",
     "host name": "true: the kernel's, and whether /etc/hosts has what a boot reads",
     "first boot": "true: secrets that are left of it",
     "reboot": "true: why a reboot is needed",
@@ -88,6 +82,14 @@ PACKAGE = re.compile(
 INFO = "/var/lib/dpkg/info"
 PROGRAMS = ("/usr/", "/bin/", "/sbin/", "/lib")
 PROSE = tuple(f"/usr/share/{name}/" for name in ("doc", "info", "lintian", "locale", "man"))
+# Where the packages' own Python modules lie, and what Python looks for them in before.
+MODULES = "/usr/lib/python3/dist-packages"
+LOCAL_MODULES = "usr/local/lib/python3*/dist-packages/*"
+# What sshd calls that by which somebody gets in.
+LOGINS = (
+    *("passwordauthentication", "kbdinteractiveauthentication", "permitemptypasswords", "permitrootlogin"),
+    *("pubkeyauthentication", "authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"),
+)
 # What chage sets of an account, in the order of /etc/shadow.
 EXPIRY = ("lastday", "mindays", "maxdays", "warndays", "inactive", "expiredate")
 TYPES = {
@@ -157,6 +159,8 @@ class Observer:
             yield "kernel command line", {"flags": " ".join(self._flags(manages["flags"]))}
         if manages.get("swap"):
             yield "swap", self._swap()
+        if manages.get("ssh logins"):
+            yield "ssh logins", self._logins()
         if manages.get("host name"):
             name = (read_text(self._device.path("/etc/hostname")) or "").strip()
             in_hosts = Hostname(self._device, name).in_hosts()
@@ -331,6 +335,12 @@ class Observer:
             **kernels,
         }
 
+    def _logins(self) -> dict[str, str]:
+        """Return what sshd makes of all its files; nothing of any where it refuses them."""
+        _, output, _ = self._device.run(["/usr/sbin/sshd", "-T"])
+        shown = dict(line.partition(" ")[::2] for line in output.splitlines())
+        return {name: shown.get(name, "") for name in LOGINS}
+
     @cached_property
     def reboot_reasons(self) -> list[str]:
         """Sentences that say why the device needs a reboot."""
@@ -358,12 +368,13 @@ class Observer:
             if name not in self._files:
                 self._files[name] = self._files_of(name)
             found["files"] = self._files[name]
+            found["shadowed by"] = " ".join(self._shadows(name))
         return found
 
     def _files_of(self, package: str) -> str:
         """Return a hash of a package's files, by all but their content: to read it would take minutes."""
         digest = hashlib.sha256()
-        for name in (read_text(self._device.path(f"{INFO}/{self._list(package)}")) or "").splitlines():
+        for name in self._listed(package):
             if not name.startswith(PROGRAMS) or name.startswith(PROSE):
                 continue
             # Another package, or somebody, may have had it put elsewhere.
@@ -378,16 +389,30 @@ class Observer:
                 link = stat.S_ISLNK(status.st_mode)
                 found = Path(path).readlink() if link else f"{status.st_size} {int(status.st_mtime)}"
                 line = f"{found} {status.st_mode:o} {status.st_uid} {status.st_gid}"
-                line += "" if link else f" {capabilities(path)}".rstrip()
+                line += "" if link else f" {acl(path)}".rstrip()
             except (FileNotFoundError, NotADirectoryError):
                 line = "absent"
             digest.update(f"{place} {line}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
-    def _list(self, package: str) -> str:
+    def _shadows(self, package: str) -> list[str]:
+        """Return what Python imports instead of a package's modules, as after `pip install` by root."""
+        if not self._local_modules:
+            return []
+        folders_and_files = (name.rpartition("/") for name in self._listed(package))
+        own = {module(name) for folder, _, name in folders_and_files if folder == MODULES}
+        return [path for path in self._local_modules if module(path.rpartition("/")[2]) in own]
+
+    @cached_property
+    def _local_modules(self) -> list[str]:
+        found = self._device.root.glob(LOCAL_MODULES)
+        return sorted(self._device.name(path) for path in found if not ignored(path.name))
+
+    def _listed(self, package: str) -> list[str]:
+        """Return the files and folders of a package."""
         found = self._lists.get(package, [""])
         own = f"{package}:{self._architecture}.list"
-        return own if own in found else found[0]
+        return (read_text(self._device.path(f"{INFO}/{own if own in found else found[0]}")) or "").splitlines()
 
     @cached_property
     def _architecture(self) -> str:
@@ -497,6 +522,11 @@ class Observer:
 def names(field: str) -> str:
     """Return the names of a field of group or gshadow, sorted."""
     return ",".join(sorted(filter(None, field.split(","))))
+
+
+def module(file: str) -> str:
+    """Return the name by which Python imports a file or folder."""
+    return file.partition(".")[0]
 
 
 def enabled(shown: Mapping[str, str]) -> bool:

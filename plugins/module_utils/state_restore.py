@@ -357,6 +357,11 @@ class Restorer:
         if name in self._packages:
             return
         self._packages.add(name)
+        for path in sorted(shadows(before, now)):
+            self._set_aside(self._device.path(path))
+        now = {**now, "shadowed by": before.get("shadowed by", "")}
+        if all(before.get(each, found) == found for each, found in now.items()):
+            return
         if is_held_alone(self._device, before, now):
             self.left.append(
                 f"{name} is held, and was not: run 'sudo apt-mark unhold {name}' on the device, or site.yml with"
@@ -416,9 +421,17 @@ def is_renamed(holder: list[str], before: Mapping[str, str]) -> bool:
 
 def is_held_alone(device: Device, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
     """Say whether nothing else differs of a package than that somebody holds it: it is as it was, or newer."""
+    if shadows(before, now):
+        return False
     if before.get("state") != now.get("state") or before.get("version") == now.get("version"):
         return all(before.get(each, now.get(each)) == now.get(each) for each in ("state", "version", "files"))
     return newer(device, before, now)
+
+
+def shadows(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
+    """Return what Python imports instead of a package's modules, and did not."""
+    known = before.get("shadowed by", now.get("shadowed by", ""))
+    return set(now.get("shadowed by", "").split()) - set(known.split())
 
 
 def is_another(before: Mapping[str, str], now: Mapping[str, str]) -> bool:

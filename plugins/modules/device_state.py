@@ -27,9 +27,9 @@ options:
       - C(begun) looks, notes which roles begin, and puts back what roles do not look at. That is modes, owners, ACLs,
         targets of links, drop-ins, masks and links of units, names, groups, comments, homes, shells, numbers and expiry
         of users, whether they need a password, names, numbers, members, administrators and passwords of groups, older
-        packages and those whose programs are other ones, flags of the kernel. What stands where nothing was, or in the
-        place of something else, is moved to C(/var/lib/pi-fleet/set-aside), folders with all that is in them; only one
-        that holds field data stays. Nodes of other devices are removed.
+        packages and those whose programs are other ones, flags of the kernel. What stands where nothing was, in the
+        place of something else, or before a package's Python modules, is moved to C(/var/lib/pi-fleet/set-aside),
+        folders with all that is in them; only one that holds field data stays. Nodes of other devices are removed.
       - Services that may have been started with what differs owe a restart, and their roles run. That is the local
         core, Lambdas and connectors for anything below C(/opt/pi-fleet) and C(/etc/pi-fleet), a package, a user or a
         group, and any unit for a drop-in, or for another file in the place of its own. A change of a user's home or

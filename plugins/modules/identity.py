@@ -17,7 +17,9 @@ description:
     in cloud-init's copies.
 options:
   passwords:
-    description: V(false) closes the login by password, by a drop-in of sshd; V(true) leaves it as it is.
+    description: >-
+      V(false) closes the login by password, by a drop-in of sshd; V(true) leaves it as it is, and closes it again where
+      it was closed so, and somebody changed or removed the drop-in.
     type: bool
     default: true
   rotate:
@@ -65,7 +67,21 @@ differing:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, DeviceError
 from ansible_collections.edge.pi_fleet.plugins.module_utils.first_boot import FirstBoot
-from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import HostKeyFile, Hostname, SshServer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import (
+    PASSWORDS,
+    HostKeyFile,
+    Hostname,
+    SshServer,
+)
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import load
+
+
+def closed(device: Device) -> bool:
+    """Say whether the login by password was closed before; of a drop-in that is gone the state record tells."""
+    record, _ = load(device)
+    known = record.roles["identity"].entries if "identity" in record.roles else {}
+    return device.path(PASSWORDS).is_file() or known.get(f"path {PASSWORDS}", ABSENT) != ABSENT
 
 
 def main() -> None:
@@ -83,7 +99,7 @@ def main() -> None:
     )
     device = Device(module.run_command)
     keys = {name: HostKeyFile(**key) for name, key in module.params["host_keys"].items()}
-    server = SshServer(device, keys, module.params["passwords"])
+    server = SshServer(device, keys, module.params["passwords"] and not closed(device))
     hostname = Hostname(device, module.params["hostname"]) if module.params["hostname"] else None
     first_boot = FirstBoot(device)
     try:

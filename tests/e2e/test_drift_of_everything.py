@@ -20,12 +20,13 @@ import json, os, re, shutil, stat, struct, subprocess
 from pathlib import Path
 record = json.loads(Path("/var/lib/pi-fleet/state.json").read_text())["content"]["roles"]
 entries = {entry: known for role in record.values() for entry, known in role["entries"].items()}
+# What is in them is pi-fleet's and others' to change.
+changing = {path for role in record.values() for path in role["manages"].get("changing", ())}
 paths = {
     entry.removeprefix("path "): known
     for entry, known in entries.items()
     if entry.startswith("path ") and known["type"] != "absent" and not entry.startswith("path /etc/ssh/")
-    # Without the record nobody could tell what else is another one.
-    and (KIND in ("mode", "owner", "acl") or entry != "path /var/lib/pi-fleet/state.json")
+    and (KIND in ("mode", "owner", "acl") or entry.removeprefix("path ") not in changing)
 }
 units = [entry.removeprefix("unit ") for entry, known in entries.items() if known.get("start at boot") == "enabled"]
 def named(kind):
@@ -130,6 +131,16 @@ elif KIND == "files of packages":
                 os.utime(path, (1, 1))
                 changed.append(f"package {name}")
                 break
+elif KIND == "modules in the place of packages'":
+    python = Path("/usr/bin/python3").resolve().name
+    for name, known in named("package").items():
+        lists = [path for path in Path("/var/lib/dpkg/info").glob("*.list") if path.stem.partition(":")[0] == name]
+        for path in map(Path, lists[0].read_text().splitlines() if "files" in known else []):
+            if str(path.parent) == "/usr/lib/python3/dist-packages" and not path.suffix.endswith("-info"):
+                local = Path("/usr/local/lib", python, "dist-packages", path.name.partition(".")[0])
+                local.mkdir(parents=True, exist_ok=True)
+                (local / "__init__.py").write_text("raise ImportError('of somebody')\n")
+                changed.append(f"package {name}")
 elif KIND in ("home and shell", "number"):
     # As with an editor: usermod refuses while they run anything.
     for kind, file in (("user", "passwd"), ("group", "group")):
@@ -342,6 +353,7 @@ RESTARTED = [
     "release",
     "packages",
     "files of packages",
+    "modules in the place of packages'",
     "members",
     "number",
     "drop-in for all of a kind",

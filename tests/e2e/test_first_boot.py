@@ -344,6 +344,19 @@ def assert_identity_is_recorded(site: Site) -> None:
     assert "site.yml has something to do there, for swap, greengrass_user" in drift.output, drift.output
 
 
+@pytest.mark.parametrize("spoil", ["rm {}", "echo PasswordAuthentication yes >{}"])
+def test_a_login_by_password_that_somebody_opens_is_told_and_closed(site: Site, spoil: str) -> None:
+    become = ("--limit", BLANK, "-e", f"ansible_become_password='{PASSWORD}'")
+    site.root(BLANK, spoil.format("/etc/ssh/sshd_config.d/10-pi-fleet.conf"))
+    assert "passwordauthentication yes" in site.root(BLANK, "sshd -T").splitlines()
+    drift = site.fleet.playbook("playbooks/drift.yml", *become)
+    assert "ssh logins: passwordauthentication is yes, was no" in drift.output, drift.output
+    run = site.fleet.playbook("playbooks/site.yml", *become, "--tags", "identity")
+    assert (run.code, run.changed) == (0, {BLANK: 1}), run.output
+    assert "passwordauthentication no" in site.root(BLANK, "sshd -T").splitlines()
+    assert_identity_is_recorded(site)
+
+
 def test_rotation_and_a_lost_known_hosts_are_healed(site: Site) -> None:
     become = ("--limit", BLANK, "-e", f"ansible_become_password='{PASSWORD}'", "--tags", "identity")
     before = known_keys(site.inventory / "known_hosts")[BLANK]

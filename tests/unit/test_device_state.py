@@ -53,6 +53,7 @@ DECLARED: dict[str, dict[str, Any]] = {
         "groups": ["ggc_group"],
         "sysctls": ["fs.protected_hardlinks"],
         "flags": ["cgroup"],
+        "ssh logins": True,
         "host name": True,
         "first boot": True,
         "changing": [state_record.PATH],
@@ -80,6 +81,7 @@ SHOWN = {
 
 
 SYSCTL = "/etc/sysctl.d/80-pi-fleet.conf"
+LOCAL = "/usr/local/lib/python3.11/dist-packages"
 WANTED_BY = "/etc/systemd/system/multi-user.target.wants/camera.service"
 
 
@@ -93,6 +95,7 @@ class Pi:
         self.container = True
         self.calls: list[list[str]] = []
         self.held, self.newest, self.online = "", "3.2-1", True
+        self.passwords = "no"
         self.write("/etc/passwd", "ggc_user:x:990:989:Lambdas:/home/ggc_user:/usr/sbin/nologin\n")
         self.write("/etc/group", "ggc_group:x:989:collect\nvideo:x:44:ggc_user\n")
         self.write("/etc/os-release", "ID=debian\nVERSION_CODENAME=bookworm\n")
@@ -129,7 +132,8 @@ class Pi:
             os.utime(self.path(name), (1.6e9, 1.6e9))
         if not os.path.lexists(self.path("/usr/bin/rrsync")):
             self.path("/usr/bin/rrsync").symlink_to("rsync")
-        more = ["/usr/bin", "/usr/bin/rrsync", "/usr/share/locale/de/rsync.mo", "/usr/lib/rsync/excluded"]
+        more = ["/usr/lib/python3/dist-packages/rsync.cpython-311-x86_64-linux-gnu.so"]
+        more += ["/usr/bin", "/usr/bin/rrsync", "/usr/share/locale/de/rsync.mo", "/usr/lib/rsync/excluded"]
         self.write("/var/lib/dpkg/info/rsync.list", "".join(f"{name}\n" for name in [*files, *more]))
 
     @property
@@ -165,6 +169,8 @@ class Pi:
                 return int(one <= other), "", ""
             case ["systemctl", "show", "--property=StateChangeTimestamp", *_]:
                 return 0, "@1700000000\n", ""
+            case ["/usr/sbin/sshd", "-T"]:
+                return 0, f"port 22\npasswordauthentication {self.passwords}\npermitrootlogin no\n", ""
             case ["systemctl", "is-system-running"]:
                 return 0, f"{self.system}\n", ""
             case ["apt-mark", "showhold"]:
@@ -223,7 +229,7 @@ def test_a_device_that_is_as_it_was_has_nothing_to_do(pi: Pi) -> None:
     before = pi.path(state_record.PATH).read_bytes()
     gate = device_state.begin(pi.device, INPUTS, everything=False)
     assert (gate.run, gate.restored, gate.seen.differences) == ({}, [], [])
-    assert gate.seen.checked == 22
+    assert gate.seen.checked == 23
     assert pi.path(state_record.PATH).read_bytes() == before
     assert pi.path(state_record.PATH).stat().st_mode & 0o777 == 0o600
 
@@ -335,6 +341,21 @@ DRIFT: dict[str, tuple[Callable[[Pi], object], str, str]] = {
         lambda pi: pi.path("/usr/bin/rsync").chmod(0o4755),
         "camera",
         "package rsync: files of it are other ones",
+    ),
+    "an ACL of a package's program": (
+        lambda pi: acl(pi.path("/usr/bin/rsync")),
+        "camera",
+        "package rsync: files of it are other ones",
+    ),
+    "a module in the place of a package's": (
+        change(f"{LOCAL}/rsync/__init__.py", ""),
+        "camera",
+        f"package rsync: shadowed by is {LOCAL}/rsync, was none",
+    ),
+    "sshd that takes passwords": (
+        lambda pi: vars(pi).update(passwords="yes"),
+        "user",
+        "ssh logins: passwordauthentication is yes, was no",
     ),
     "a link of a package": (
         lambda pi: link(pi, "/usr/bin/rrsync", "/bin/sh"),
@@ -626,7 +647,7 @@ def test_a_copy_beside_a_unit_that_was_once_recorded_as_one_is_no_drift(pi: Pi) 
 def test_what_an_earlier_record_does_not_say_is_no_drift_and_is_left_alone(pi: Pi) -> None:
     def forget(entries: dict[str, Any]) -> None:
         for known in entries.values():
-            for attribute in ("links", "at boot"):
+            for attribute in ("links", "at boot", "shadowed by"):
                 known.pop(attribute, None)
 
     spoil_record(pi, forget)
@@ -1295,13 +1316,6 @@ def test_acls_are_put_back_with_the_mode_behind_them(pi: Pi) -> None:
     assert told(pi) == []
 
 
-def test_what_somebody_lets_a_packages_program_do_is_seen(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only root may run `setcap`: its trace is played."""
-    assert told(pi) == []
-    monkeypatch.setattr(state_observe, "capabilities", lambda path: "01" if path.endswith("/usr/bin/rsync") else "")
-    assert [line for line in told(pi) if line.startswith("package rsync: ")] == told(pi) != []
-
-
 @pytest.mark.parametrize(
     "spoil", [lambda path: os.removexattr(path, "system.posix_acl_access"), lambda path: acl(path, user=1)]
 )
@@ -1742,6 +1756,42 @@ def test_files_of_a_package_that_apt_does_not_bring_are_told_and_stay_told(
     assert left.startswith(f"rsync has other files than it had, and {why}")
     device_state.record(pi.device, {"camera": "a"}, DECLARED)
     assert told(pi) == ["package rsync: files of it are other ones"]
+
+
+def test_modules_in_the_place_of_a_packages_are_set_aside_and_no_others(running: Pi) -> None:
+    for name in ("rsync/__init__.py", "rsync-9.dist-info/RECORD", "mine/__init__.py", "__pycache__/rsync.pyc"):
+        running.write(f"{LOCAL}/{name}", "somebody's")
+    begun = device_state.begin(running.device, RUNNING_INPUTS, everything=False)
+    assert [sentence.partition(" was moved to ")[0] for sentence in begun.restored] == [
+        f"{LOCAL}/rsync, which was not there before,"
+    ]
+    (aside,) = running.path(ASIDE).rglob("rsync/__init__.py")
+    assert aside.read_text() == "somebody's"
+    assert sorted(path.name for path in running.path(LOCAL).iterdir()) == ["__pycache__", "mine", "rsync-9.dist-info"]
+    assert not [call for call in running.calls if call[0] == "env"], "nothing is installed anew"
+    assert running.path(f"{OWED}/lambda@x.service").exists()
+
+
+def test_modules_that_were_there_before_are_somebodys(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    pi.write(f"{LOCAL}/rsync.py", "")
+    device_state.begin(pi.device, INPUTS, everything=False)
+    device_state.record(pi.device, INPUTS, DECLARED)
+    assert told(pi) == []
+    pi.path("/usr/bin/rsync").unlink()
+    assert device_state.begin(pi.device, INPUTS, everything=False).restored == [
+        "rsync, whose files were other ones, was installed anew"
+    ]
+
+
+def test_a_login_that_somebody_opened_is_told_until_it_is_closed(pi: Pi) -> None:
+    pi.passwords = "yes"
+    for _ in range(2):
+        begun = device_state.begin(pi.device, INPUTS, everything=False)
+        assert (list(begun.run), begun.restored) == (["user"], [])
+        device_state.record(pi.device, {"user": "b"}, DECLARED)
+    pi.passwords = "no"
+    assert told(pi) == []
 
 
 @pytest.mark.parametrize("version", ["3.2-1", "3.3-1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.identity import (
     check_hostname,
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.identity_store import Identity, public_key
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import Record, Role, save
+from ansible_collections.edge.pi_fleet.plugins.modules import identity
 
 IDENTITY = Identity.make("kitchen")
 PRIVATE = IDENTITY.host_keys["ed25519"]
@@ -110,6 +113,16 @@ def test_passwords_are_closed_on_request_only(pi: Pi) -> None:
     server.apply()
     assert "PasswordAuthentication no\nKbdInteractiveAuthentication no\n" in pi.read(module.PASSWORDS)
     assert SshServer(pi.device, {}).differing() == []
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("PasswordAuthentication yes\n")])
+def test_what_was_closed_stays_closed(pi: Pi, spoil: Callable[[Path], object]) -> None:
+    assert not identity.closed(pi.device)
+    SshServer(pi.device, {}, passwords=False).apply()
+    known = {f"path {module.PASSWORDS}": {"type": "file"}}
+    save(pi.device, Record({"identity": Role(inputs="", manages={}, entries=known)}))
+    spoil(pi.root / module.PASSWORDS.lstrip("/"))
+    assert identity.closed(pi.device)
 
 
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n"
