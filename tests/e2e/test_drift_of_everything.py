@@ -139,7 +139,7 @@ elif KIND == "modules in the place of packages'":
             if str(path.parent) == "/usr/lib/python3/dist-packages" and not path.suffix.endswith("-info"):
                 local = Path("/usr/local/lib", python, "dist-packages", path.name.partition(".")[0])
                 local.mkdir(parents=True, exist_ok=True)
-                (local / "__init__.py").write_text("raise ImportError('of somebody')\n")
+                (local / "__init__.py").write_text("raise ImportError('of somebody')\\n")
                 changed.append(f"package {name}")
 elif KIND in ("home and shell", "number"):
     # As with an editor: usermod refuses while they run anything.
