@@ -7,7 +7,7 @@
 #                                          with --many what the kernel keeps for 50 containers that boot systemd, until the next boot
 set -eu
 
-packages="make shellcheck python3-venv openssh-client rsync podman runc iptables netavark aardvark-dns uidmap slirp4netns
+packages="make shellcheck python3-venv openssh-client rsync podman runc iptables nftables netavark aardvark-dns uidmap slirp4netns
 fuse-overlayfs mmdebstrap debian-archive-keyring"
 emulation=
 many=
@@ -39,12 +39,15 @@ if [ -n "$emulation" ]; then
   # Debian registers its handlers without the flag C, and sudo in an emulated virtual Pi then is not root. Handlers of
   # our own, by the magic numbers of Debian's, go before them until the next boot or `make clean`.
   for architecture in arm aarch64; do
-    description=/usr/share/binfmts/qemu-$architecture
-    handler=/proc/sys/fs/binfmt_misc/pi-fleet-$architecture
-    if [ ! -e "$description" ] || [ -e "$handler" ] || [ "$architecture" = "$(uname -m)" ]; then continue; fi
-    field() { sed -n "s/^$1 //p" "$description"; }
-    printf ':pi-fleet-%s:M:0:%s:%s:%s:PFC\n' "$architecture" "$(field magic)" "$(field mask)" "$(field interpreter)" \
-      | $sudo tee /proc/sys/fs/binfmt_misc/register >/dev/null
+    trixies=/usr/lib/binfmt.d/qemu-$architecture.conf
+    bookworms=/usr/share/binfmts/qemu-$architecture
+    if [ -e "/proc/sys/fs/binfmt_misc/pi-fleet-$architecture" ] || [ "$architecture" = "$(uname -m)" ]; then continue; fi
+    if [ -e "$trixies" ]; then
+      sed 's/^:qemu-/:pi-fleet-/; s/:[A-Z]*$/:PFC/' "$trixies"
+    else
+      field() { sed -n "s/^$1 //p" "$bookworms"; }
+      printf ':pi-fleet-%s:M:0:%s:%s:%s:PFC\n' "$architecture" "$(field magic)" "$(field mask)" "$(field interpreter)"
+    fi | $sudo tee /proc/sys/fs/binfmt_misc/register >/dev/null
   done
 fi
 
