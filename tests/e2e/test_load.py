@@ -75,8 +75,8 @@ def memory(pid: int, connections: Path) -> float:
 def converge(fleet: Fleet) -> tuple[Run, float]:
     """Have all take another width of pictures; return the run, and the most memory that it took."""
     playbooks = Playbooks(str(fleet.folder / "inventory"))
-    # By connections of its own: host keys are compared when one is made.
-    connections = fleet.folder / "cp"
+    # By connections of its own, none of which stands yet: host keys are compared when one is made.
+    connections = fleet.folder / "own"
     process = playbooks.start(
         "playbooks/site.yml",
         *("--extra-vars", "camera_width=500"),
