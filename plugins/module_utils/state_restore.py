@@ -317,6 +317,9 @@ class Restorer:
 
     def _is_group_of(self, name: str, number: str) -> bool:
         """Say whether a number is still the group of a user whose group was called so: it has another name alone."""
+        if self._account("passwd", 0, name)[3:4] == [number]:
+            # A package's user and its group.
+            return True
         for entry, known in self._recorded.items():
             if entry.startswith("user ") and known.get("group") == name:
                 holder = self._account("passwd", 2, known["number"])

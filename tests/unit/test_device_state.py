@@ -1758,6 +1758,19 @@ def test_files_of_a_package_that_apt_does_not_bring_are_told_and_stay_told(
     assert told(pi) == ["package rsync: files of it are other ones"]
 
 
+def test_a_packages_group_has_its_name_again_though_no_role_manages_its_user(tmp_path: Path) -> None:
+    pi = Pi(tmp_path)
+    pi.write("/etc/passwd", "mosquitto:x:103:109::/var/lib/mosquitto:/usr/sbin/nologin\n")
+    pi.write("/etc/group", "mosquitto:x:109:\n")
+    device_state.begin(pi.device, {"broker": "b"}, everything=False)
+    device_state.record(pi.device, {"broker": "b"}, {"broker": {"groups": ["mosquitto"]}})
+    pi.write("/etc/group", "mosquittox:x:109:\n")
+    assert device_state.begin(pi.device, {"broker": "b"}, everything=False).restored == [
+        "the group mosquittox is mosquitto again"
+    ]
+    assert told(pi) == []
+
+
 def test_modules_in_the_place_of_a_packages_are_set_aside_and_no_others(running: Pi) -> None:
     for name in ("rsync/__init__.py", "rsync-9.dist-info/RECORD", "mine/__init__.py", "__pycache__/rsync.pyc"):
         running.write(f"{LOCAL}/{name}", "somebody's")
