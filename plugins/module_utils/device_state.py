@@ -83,7 +83,9 @@ def since(device: Device, difference: Difference) -> str:
         return utc(int(changed)) if changed.isdigit() else ""
     if kind == "package" and difference.attribute == "files":
         return ""
-    if kind == "package":
+    if difference.attribute == "shadowed by":
+        name = (difference.found or difference.wanted).partition(" ")[0]
+    elif kind == "package":
         name = "/var/lib/dpkg/status" if not difference.found else f"/var/lib/dpkg/info/{name}.list"
     elif kind in ("user", "group"):
         shadow = "shadow" if kind == "user" else "gshadow"

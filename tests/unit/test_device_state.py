@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import struct
 import sys
@@ -1629,6 +1630,13 @@ def test_since_when_is_what_the_file_system_keeps(pi: Pi) -> None:
         "unit camera.service": "2023-11-14T22:13:20Z",
         "sysctl fs.protected_hardlinks": "",
     }
+
+
+def test_a_module_before_a_packages_is_there_since_it_was_written_not_since_the_package_was(pi: Pi) -> None:
+    pi.write(f"{LOCAL}/rsync.py", "")
+    (difference,) = device_state.probe(pi.device).differences
+    shutil.rmtree(pi.path("/var/lib/dpkg/info"))
+    assert device_state.since(pi.device, difference).startswith(time.strftime("%Y-%m-%dT%H:", time.gmtime()))
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_text("?"), Path.unlink, Path.chmod])
