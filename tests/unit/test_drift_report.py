@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FO
 from fake_action import make
 from PIL import Image
 
+PROJECT = Path(__file__).parents[2]
 ABOUT: dict[str, Any] = {
     "system": "Raspbian GNU/Linux 13 (trixie)",
     "model": "Raspberry Pi 3 Model B Rev 1.2",
@@ -106,6 +108,18 @@ def test_a_file_a_device_and_a_page_about_all(tmp_path: Path) -> None:
     assert told["roof"]["differences"] == [DIFFERENCE]
     assert "thumbnail" not in told["roof"]["about"]["picture"]
     assert "cGljdHVyZQ==" in (folder / "index.html").read_text()
+
+
+def test_where_nobody_answers_no_report_of_another_day_stands(tmp_path: Path) -> None:
+    write(tmp_path, roof=CONVERGED)
+    inventory = "[devices]\nroof ansible_host=127.0.0.1 ansible_port=9\n"
+    (tmp_path / "hosts.ini").write_text(inventory)
+    command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts.ini"), "playbooks/drift.yml"]
+    given = ["--extra-vars", f"drift_report_path={tmp_path}"]
+    done = subprocess.run([*command, *given], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stdout
+    assert json.loads((tmp_path / "roof.json").read_text())["state"] == "silent"
+    assert "roof" in (tmp_path / "index.html").read_text()
 
 
 def test_free_disk_is_remembered_and_that_is_bounded(tmp_path: Path) -> None:
