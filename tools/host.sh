@@ -44,7 +44,7 @@ if [ -n "$emulation" ]; then
     if [ -e "/proc/sys/fs/binfmt_misc/pi-fleet-$architecture" ] || [ "$architecture" = "$(uname -m)" ]; then continue; fi
     if [ -e "$trixies" ]; then
       sed 's/^:qemu-/:pi-fleet-/; s/:[A-Z]*$/:PFC/' "$trixies"
-    else
+    elif [ -e "$bookworms" ]; then
       field() { sed -n "s/^$1 //p" "$bookworms"; }
       printf ':pi-fleet-%s:M:0:%s:%s:%s:PFC\n' "$architecture" "$(field magic)" "$(field mask)" "$(field interpreter)"
     fi | $sudo tee /proc/sys/fs/binfmt_misc/register >/dev/null

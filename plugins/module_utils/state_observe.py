@@ -115,7 +115,7 @@ class Observer:
         """Look at this device."""
         self._device = device
         self._shown: dict[str, dict[str, str]] = {}
-        self._files: dict[str, str] = {}
+        self._files: dict[str, dict[str, str]] = {}
         self._unit_folders = UnitFolders(device)
 
     def observe(self, declared: Mapping[str, Manages]) -> dict[str, Entries]:
@@ -366,9 +366,8 @@ class Observer:
         found = dict(self._packages.get(name, {"state": "not installed"}))
         if found["state"] == "installed":
             if name not in self._files:
-                self._files[name] = self._files_of(name)
-            found["files"] = self._files[name]
-            found["shadowed by"] = " ".join(self._shadows(name))
+                self._files[name] = {"files": self._files_of(name), "shadowed by": " ".join(self._shadows(name))}
+            found |= self._files[name]
         return found
 
     def _files_of(self, package: str) -> str:

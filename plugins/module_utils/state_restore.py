@@ -363,13 +363,12 @@ class Restorer:
         for path in sorted(shadows(before, now)):
             self._set_aside(self._device.path(path))
         now = {**now, "shadowed by": before.get("shadowed by", "")}
-        if all(before.get(each, found) == found for each, found in now.items()):
-            return
         if is_held_alone(self._device, before, now):
-            self.left.append(
-                f"{name} is held, and was not: run 'sudo apt-mark unhold {name}' on the device, or site.yml with"
-                " -e full=true, which accepts it."
-            )
+            if now.get("held") == "yes" != before.get("held", "yes"):
+                self.left.append(
+                    f"{name} is held, and was not: run 'sudo apt-mark unhold {name}' on the device, or site.yml with"
+                    " -e full=true, which accepts it."
+                )
             return
         if before["version"] != now["version"]:
             options, sentence = [], f"{name}, older than it was, was installed anew"

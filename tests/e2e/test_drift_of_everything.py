@@ -36,6 +36,9 @@ def of(kind):
     return sorted(path for path, known in paths.items() if known["type"] == kind)
 def call(*argv):
     subprocess.run(argv, check=True, capture_output=True)
+def listed(package):
+    lists = [path for path in Path("/var/lib/dpkg/info").glob("*.list") if path.stem.partition(":")[0] == package]
+    return map(Path, lists[0].read_text().splitlines())
 if KIND == "mode":
     for path in of("file") + of("directory") + of("character device"):
         os.chmod(path, os.stat(path).st_mode & 0o7777 ^ 0o002)
@@ -125,8 +128,7 @@ elif KIND == "packages":
 elif KIND == "files of packages":
     # As with whatever is written: a program of another time.
     for name, known in named("package").items():
-        lists = [path for path in Path("/var/lib/dpkg/info").glob("*.list") if path.stem.partition(":")[0] == name]
-        for path in map(Path, lists[0].read_text().splitlines() if "files" in known else []):
+        for path in listed(name) if "files" in known else []:
             if str(path).startswith(("/usr/bin/", "/usr/lib/")) and path.is_file() and not path.is_symlink():
                 os.utime(path, (1, 1))
                 changed.append(f"package {name}")
@@ -134,8 +136,7 @@ elif KIND == "files of packages":
 elif KIND == "modules in the place of packages'":
     python = Path("/usr/bin/python3").resolve().name
     for name, known in named("package").items():
-        lists = [path for path in Path("/var/lib/dpkg/info").glob("*.list") if path.stem.partition(":")[0] == name]
-        for path in map(Path, lists[0].read_text().splitlines() if "files" in known else []):
+        for path in listed(name) if "files" in known else []:
             if str(path.parent) == "/usr/lib/python3/dist-packages" and not path.suffix.endswith("-info"):
                 local = Path("/usr/local/lib", python, "dist-packages", path.name.partition(".")[0])
                 local.mkdir(parents=True, exist_ok=True)

@@ -1793,6 +1793,14 @@ def test_modules_in_the_place_of_a_packages_are_set_aside_and_no_others(running:
     assert running.path(f"{OWED}/lambda@x.service").exists()
 
 
+def test_of_a_package_that_is_newer_nothing_but_the_module_in_its_place_is_put_back(pi: Pi) -> None:
+    pi.write(f"{LOCAL}/rsync.py", "")
+    pi.write("/var/lib/dpkg/status", STATUS.format(version="3.3-1"))
+    begun = device_state.begin(pi.device, INPUTS, everything=False)
+    assert len(begun.restored) == 1
+    assert begun.left == []
+
+
 def test_modules_that_were_there_before_are_somebodys(tmp_path: Path) -> None:
     pi = Pi(tmp_path)
     pi.write(f"{LOCAL}/rsync.py", "")
