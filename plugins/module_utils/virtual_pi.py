@@ -10,14 +10,16 @@ import fcntl
 import hashlib
 import json
 import os
+import random
+import re
 import resource
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,10 @@ OPTIONS: dict[str, Any] = {
 """Options of the modules that make them."""
 
 USER = "pi"
+
+PORTS = range(20_000, 32_768)
+"""For what is published on loopback: below those that the kernel hands out. podman redirects a port and listens on
+none, so that whatever else is given that port would never be reached."""
 
 # podman's own default for nofile, which a lower hard limit of the host makes unattainable.
 PODMAN_NOFILE = 1048576
@@ -201,6 +207,10 @@ class Engine:
             # systemd >= 256 otherwise refuses to boot there.
             arguments.append("--env=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
         return [*arguments, instance.image]
+
+    def published_ports(self) -> set[int]:
+        """Return the ports of this host that lead to any container."""
+        return {int(port) for port in re.findall(r":(\d+)->", self.call("ps", "--all", "--format", "{{.Ports}}"))}
 
     def image_exists(self, image: str) -> bool:
         """Say whether the engine holds this image."""
@@ -383,12 +393,14 @@ def take_snapshot(engine: Engine, instance: Instance, image: str) -> None:
         engine.call("rmi", "--force", f"{image}-{maker}")
 
 
-def free_port() -> int:
-    """Return a TCP port on loopback that nobody listens on just now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def free_port(taken: Collection[int] = ()) -> int:
+    """Return a TCP port on loopback that nobody listens on just now, and none of those."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            if port not in taken:
+                return port
+    raise VirtualPiError(f"No port from {PORTS.start} to {PORTS.stop - 1} is free on this host; end what listens.")
 
 
 def create(engine: Engine, instance: Instance, password: str, public_key: str) -> None:
@@ -398,7 +410,8 @@ def create(engine: Engine, instance: Instance, password: str, public_key: str) -
     what a killed run leaves has none that the fleet wants, and the next run removes it.
     """
     made = f"{instance.container}_new"
-    engine.call("create", f"--name={made}", *engine.create_arguments(instance, free_port()))
+    port = free_port(engine.published_ports())
+    engine.call("create", f"--name={made}", *engine.create_arguments(instance, port))
     for source, destination in instance.files:
         engine.call("cp", f"{source}/.", f"{made}:{destination}")
     if not instance.files:

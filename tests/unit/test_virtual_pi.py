@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -405,10 +406,10 @@ def test_a_virtual_pi_is_made_with_its_seed() -> None:
     played = Played({"cp": cp})
     virtual_pi.create(Engine("podman", LAPTOP, played), KITCHEN, "secret", "ssh-ed25519 AAAA me")
     assert seeds == ["pi:secret\nssh-ed25519 AAAA me\n"]
-    assert [call[1] for call in played.calls] == ["create", "cp", "rename"]
-    assert played.calls[0][2] == "--name=fleet-kitchen_new"
-    assert played.calls[1][-1] == "fleet-kitchen_new:/boot/firmware/virtual-pi-seed"
-    assert played.calls[2][2:] == ["fleet-kitchen_new", "fleet-kitchen"]
+    assert [call[1] for call in played.calls] == ["ps", "create", "cp", "rename"]
+    assert played.calls[1][2] == "--name=fleet-kitchen_new"
+    assert played.calls[2][-1] == "fleet-kitchen_new:/boot/firmware/virtual-pi-seed"
+    assert played.calls[3][2:] == ["fleet-kitchen_new", "fleet-kitchen"]
     assert not [word for call in played.calls for word in call if "secret" in word]
 
 
@@ -579,5 +580,18 @@ def test_check_mode_says_what_it_would_make_before_there_is_a_key(
     assert shelf.verbs() == []
 
 
-def test_a_free_port_is_one_that_can_be_taken() -> None:
-    assert 1024 < virtual_pi.free_port() < 65536
+def test_a_port_is_none_that_the_kernel_hands_out_is_listened_on_or_leads_to_another_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert virtual_pi.free_port() < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+        monkeypatch.setattr(virtual_pi, "PORTS", range(port, port + 1))
+        with pytest.raises(VirtualPiError, match=rf"^No port from {port} to {port} is free on this host; "):
+            virtual_pi.free_port()
+    assert virtual_pi.free_port() == port
+    played = Played({"ps": f"\n127.0.0.1:22->22/tcp, 127.0.0.1:{port}->80/tcp\n"})
+    with pytest.raises(VirtualPiError, match=rf"^No port from {port} to {port} is free on this host; "):
+        virtual_pi.create(Engine("podman", LAPTOP, played), KITCHEN, "secret", "ssh-ed25519 AAAA me")
+    assert [call[1] for call in played.calls] == ["ps"]
