@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("block", "rescue", "always")
 BENCHES = 2
 # Roles whose molecule scenario has another name.
-SCENARIOS = {"identity": "firstboot", "device_state": "verify"}
+SCENARIOS = {"identity": "firstboot", "device_state": "fleet"}
 Trail = tuple[str | int, ...]
 """Where a task is in its file: indexes of lists and the parts of blocks."""
 

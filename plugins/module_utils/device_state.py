@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ansible_collections.edge.pi_fleet.plugins.module_utils.device import Device, utc
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate
-from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import Entries, Manages, Observer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import HALTED, Entries, Manages, Observer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import (
     Difference,
     Record,
@@ -77,7 +77,7 @@ def compare_all(device: Device, record: Record, found: Mapping[str, Entries]) ->
 def since(device: Device, difference: Difference) -> str:
     """Return when what differs was changed last, in UTC; nothing where a device does not keep that."""
     kind, _, name = difference.entry.partition(" ")
-    if kind == "unit" and difference.attribute == "active":
+    if kind == "unit" and difference.attribute == "active" and difference.found != HALTED:
         shown = ["--property=StateChangeTimestamp", "--timestamp=unix", "--value", "--", name]
         changed = device.run(["systemctl", "show", *shown])[1].strip().removeprefix("@")
         return utc(int(changed)) if changed.isdigit() else ""

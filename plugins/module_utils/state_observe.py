@@ -69,8 +69,10 @@ SETTLE = 5
 SETTLING = ("activating", "deactivating", "reloading")
 SHOWN = (
     *("Id", "LoadState", "FragmentPath", "DropInPaths", "UnitFileState", "ActiveState", "InvocationID"),
-    "NeedDaemonReload",
+    *("NeedDaemonReload", "MainPID"),
 )
+HALTED = "halted by a signal"
+"""What a unit is that systemd takes for active, and that does nothing, as after `kill -STOP`."""
 # What Python writes beside sources, and we beside what we replace, is nobody's work. Bytecode in the place of a source
 # is somebody's: Python writes none there, and imports it.
 IGNORED = ("__pycache__", ".*.pi-fleet-new")
@@ -486,7 +488,8 @@ class Observer:
         # What is started by others, a timer or a path, runs now and then; what has no file any more shall not.
         if enabled(shown) or (found["loaded"] == "not-found" and shown.get("ActiveState") in ("active", *SETTLING)):
             stopped = name in self._stopped_by_guard and shown.get("ActiveState") in ("inactive", "failed")
-            found["active"] = "active" if stopped else shown.get("ActiveState", "")
+            halted = shown.get("ActiveState") == "active" and self._is_halted(shown.get("MainPID", "0"))
+            found["active"] = "active" if stopped else HALTED if halted else shown.get("ActiveState", "")
         yield f"unit {name}", found
         files = [file, *drop_ins]
         # Somebody's in the place of a package's, of which systemd says nothing before it reads all anew.
@@ -497,6 +500,10 @@ class Observer:
             # What masks a unit is everybody's.
             if path and not path.startswith((*vendors, "/dev/")):
                 yield f"path {path}", self._path(path)
+
+    def _is_halted(self, process: str) -> bool:
+        # A program's name, which stands in parentheses before its state, may have any characters.
+        return (read_text(self._device.path(f"/proc/{process}/stat")) or "").rpartition(")")[2].startswith(" T ")
 
     @cached_property
     def _stopped_by_guard(self) -> set[str]:

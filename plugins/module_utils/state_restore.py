@@ -27,7 +27,13 @@ from ansible_collections.edge.pi_fleet.plugins.module_utils.device import (
 )
 from ansible_collections.edge.pi_fleet.plugins.module_utils.field_data import FOLDER as FIELD_DATA
 from ansible_collections.edge.pi_fleet.plugins.module_utils.kernel_cmdline import locate, split_first
-from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import ABSENT, EXPIRY, Entries, Observer
+from ansible_collections.edge.pi_fleet.plugins.module_utils.state_observe import (
+    ABSENT,
+    EXPIRY,
+    HALTED,
+    Entries,
+    Observer,
+)
 from ansible_collections.edge.pi_fleet.plugins.module_utils.state_record import Role, newer
 from ansible_collections.edge.pi_fleet.plugins.module_utils.sysctl import at_boot
 from ansible_collections.edge.pi_fleet.plugins.module_utils.unit_folders import NO_LINK, WANTING
@@ -445,7 +451,7 @@ def runs(unit: str, entry: str, before: Mapping[str, str], now: Mapping[str, str
     """Say whether a unit that was started meanwhile runs otherwise for what differs of an entry."""
     kind, _, name = entry.partition(" ")
     if kind == "unit":
-        return name == unit and bool(extra_drop_ins(before, now))
+        return name == unit and (bool(extra_drop_ins(before, now)) or now.get("active") == HALTED)
     if kind == "path" and not before and Path(name).name == unit:
         # In the place of the unit's own file.
         return True

@@ -16,7 +16,7 @@ from tests.e2e.conftest import Fleet
 
 # Returns the entries that it changed. Pictures are nobody's to change, and without host keys nobody could log in.
 CHANGE = """
-import json, os, re, shutil, stat, struct, subprocess
+import json, os, re, shutil, signal, stat, struct, subprocess
 from pathlib import Path
 record = json.loads(Path("/var/lib/pi-fleet/state.json").read_text())["content"]["roles"]
 entries = {entry: known for role in record.values() for entry, known in role["entries"].items()}
@@ -216,6 +216,13 @@ elif KIND == "stopped":
     for unit in units:
         call("systemctl", "stop", unit)
         changed.append(f"unit {unit}")
+elif KIND == "halted":
+    for unit in units:
+        shown = ["systemctl", "show", "--property=MainPID", "--value", unit]
+        process = int(subprocess.run(shown, check=True, capture_output=True, text=True).stdout or 0)
+        if process:
+            os.kill(process, signal.SIGSTOP)
+            changed.append(f"unit {unit}")
 elif KIND == "disabled":
     for unit in units:
         call("systemctl", "disable", unit)
@@ -357,6 +364,7 @@ RESTARTED = [
     "modules in the place of packages'",
     "members",
     "number",
+    "halted",
     "drop-in for all of a kind",
 ]
 KINDS = ["mode", "owner", "gone", "link", "another", "folder", "file for a node", "another node", "home and shell"]

@@ -914,6 +914,21 @@ def test_what_the_guard_of_field_data_stopped_is_no_drift(pi: Pi, state: str) ->
     assert "unit camera.service: start at boot is disabled, was enabled" in told(pi)
 
 
+def test_a_unit_that_a_signal_halted_is_told_and_owes_a_restart(pi: Pi) -> None:
+    pi.shown["MainPID"] = "77"
+    pi.write("/proc/77/stat", "77 (a T ) b) S 1 77")
+    assert told(pi) == []
+    pi.write("/proc/77/stat", "77 (a) b) T 1 77")
+    assert told(pi) == ["unit camera.service: active is halted by a signal, was active"]
+    (difference,) = device_state.probe(pi.device).differences
+    # systemd does not know since when.
+    assert device_state.since(pi.device, difference) == ""
+    device_state.begin(pi.device, INPUTS, everything=False)
+    assert pi.path(f"{OWED}/camera.service").exists()
+    pi.shown["ActiveState"] = "inactive"
+    assert "unit camera.service: active is inactive, was active" in told(pi)
+
+
 @pytest.mark.parametrize("spoilt", ["", "{", "[]", '{"stopped": 1}', '{"stopped": {"another.service": ""}}'])
 def test_what_the_guard_did_not_stop_is_told(pi: Pi, spoilt: str) -> None:
     pi.shown["ActiveState"] = "inactive"
