@@ -128,8 +128,8 @@ audit: .venv/installed .cache/pip-audit/installed ## ask OSV whether vulnerabili
 	@touch $@
 
 .PHONY: mutants
-mutants: tools model ## remove one task at a time and ask whether the tests notice: hours (ROLE=name for one role)
-	@tools/mutants.py $(if $(ROLE),--role $(ROLE))
+mutants: tools model ## remove one task at a time and ask whether the tests notice: hours (ROLE="name ..." for some roles)
+	@tools/mutants.py $(ROLE:%=--role %)
 
 .PHONY: package
 package: .venv/installed ## write the Lambda as the zip that the AWS console takes, into dist/

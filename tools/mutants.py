@@ -298,14 +298,14 @@ def side_by_side(tasks: Sequence[Task], benches: Sequence[Bench]) -> list[Task]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Try all mutants, or those of one role; 1 if any survived."""
+    """Try all mutants, or those of some roles; 1 if any survived."""
     parser = argparse.ArgumentParser(description="Remove one task at a time and ask whether anything notices.")
-    parser.add_argument("--role", choices=site_roles(), help="only the tasks of this role")
+    parser.add_argument("--role", choices=site_roles(), action="append", help="only the tasks of this role; repeatable")
     parser.add_argument("--release", default="trixie", help="release of the virtual Pi that site.yml runs on")
     parser.add_argument("--list", action="store_true", help="name the mutants and try none")
     asked = parser.parse_args(arguments)
     roles = site_roles()
-    found = [task for role in roles if asked.role in (None, role) for task in tasks_of(role)]
+    found = [task for role in asked.role or roles for task in tasks_of(role)]
     if asked.list:
         print(*found, f"{len(found)} mutants", sep="\n")
         return 0

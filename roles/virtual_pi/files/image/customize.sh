@@ -19,7 +19,7 @@ if [ "$release" = trixie ]; then
   cp -r "$here/rpi-swap" "$package"
   find "$package" -type d -exec chmod 0755 {} +
   find "$package" -type f -exec chmod 0644 {} +
-  chmod 0755 "$package/usr/lib/systemd/system-generators/rpi-swap-generator"
+  chmod 0755 "$package/usr/lib/systemd/system-generators/rpi-swap-generator" "$package/usr/lib/rpi-swap/resize-swap-file"
   dpkg-deb --root-owner-group --build "$package" "$root/tmp/rpi-swap.deb" >/dev/null
   chroot "$root" dpkg --install /tmp/rpi-swap.deb
   rm -r "$package" "$root/tmp/rpi-swap.deb"
