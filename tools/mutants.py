@@ -3,8 +3,8 @@
 
 Each mutant is a copy of the project without one task. It provisions a virtual Pi that stands where its role begins: a
 snapshot, taken while the whole project provisioned one. Judges are asked in this order: of a task that refuses bad
-input, the tests that offer it; then site.yml for the role, verify.yml for the role, the whole of site.yml, and the
-role's molecule scenario. A judge counts only if it is content with the project as it is.
+input, the tests that offer it; then site.yml for the role, verify.yml for the role, the role's molecule scenario, and
+the whole of site.yml. A judge counts only if it is content with the project as it is.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class Bench:
 def judges(task: Task) -> list[str]:
     """Return what is asked about a task's absence, in order."""
     refusals = ["refusals of the role", "refusals"] if task.refuses else []
-    return [*refusals, "site", "verify", "whole", "molecule"]
+    return [*refusals, "site", "verify", "molecule", "whole"]
 
 
 def last_words(text: str) -> str:
