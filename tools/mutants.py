@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -282,7 +282,7 @@ def judge_all(tasks: Iterable[Task], bench: Bench) -> list[Task]:
 
 
 def side_by_side(tasks: Sequence[Task], benches: Sequence[Bench]) -> list[Task]:
-    """Judge tasks on several benches at once: each takes the next one when it is free, until an interruption."""
+    """Judge tasks on several benches at once: each takes the next one when free, until one fails or is stopped."""
     left = collections.deque(tasks)
 
     def taken() -> Iterator[Task]:
@@ -291,10 +291,12 @@ def side_by_side(tasks: Sequence[Task], benches: Sequence[Bench]) -> list[Task]:
                 yield left.popleft()
 
     with ThreadPoolExecutor(len(benches)) as pool:
+        futures = [pool.submit(judge_all, taken(), bench) for bench in benches]
         try:
-            return [task for found in pool.map(lambda bench: judge_all(taken(), bench), benches) for task in found]
+            wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             left.clear()
+        return [task for future in futures for task in future.result()]
 
 
 def main(arguments: Sequence[str]) -> int:
