@@ -136,7 +136,7 @@ class Machine:
             return (self.folder / "made").read_text() == self._made
         return False
 
-    def create(self, password: str, public_key: str) -> None:
+    def create(self, engine: Engine, password: str, public_key: str) -> None:
         """Make its disks, with the seed that its first boot reads."""
         self.folder.mkdir(mode=0o700, parents=True)
         back = str(self.card.folder / "root.img")
@@ -145,7 +145,7 @@ class Machine:
         run(
             ["mcopy", "-i", f"{self.folder}/boot.img", "-", "::virtual-pi-seed"], stdin=f"pi:{password}\n{public_key}\n"
         )
-        (self.folder / "port").write_text(str(free_port()))
+        (self.folder / "port").write_text(str(free_port(engine)))
         (self.folder / "made").write_text(self._made)
 
     def start(self) -> None:

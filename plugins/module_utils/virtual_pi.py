@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -393,13 +393,13 @@ def take_snapshot(engine: Engine, instance: Instance, image: str) -> None:
         engine.call("rmi", "--force", f"{image}-{maker}")
 
 
-def free_port(taken: Collection[int] = ()) -> int:
-    """Return a TCP port on loopback that nobody listens on just now, and none of those."""
-    for port in random.sample(PORTS, len(PORTS)):
+def free_port(engine: Engine) -> int:
+    """Return a TCP port on loopback that nobody listens on just now, and that leads to no container."""
+    free = sorted(set(PORTS) - engine.published_ports())
+    for port in random.sample(free, len(free)):
         with suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))
-            if port not in taken:
-                return port
+            return port
     raise VirtualPiError(f"No port from {PORTS.start} to {PORTS.stop - 1} is free on this host; end what listens.")
 
 
@@ -410,8 +410,7 @@ def create(engine: Engine, instance: Instance, password: str, public_key: str) -
     what a killed run leaves has none that the fleet wants, and the next run removes it.
     """
     made = f"{instance.container}_new"
-    port = free_port(engine.published_ports())
-    engine.call("create", f"--name={made}", *engine.create_arguments(instance, port))
+    engine.call("create", f"--name={made}", *engine.create_arguments(instance, free_port(engine)))
     for source, destination in instance.files:
         engine.call("cp", f"{source}/.", f"{made}:{destination}")
     if not instance.files:

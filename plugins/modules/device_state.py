@@ -32,8 +32,8 @@ options:
         folders with all that is in them; only one that holds field data stays. Nodes of other devices are removed.
       - Services that may have been started with what differs owe a restart, and their roles run. That is the local
         core, Lambdas and connectors for anything below C(/opt/pi-fleet) and C(/etc/pi-fleet), a package, a user or a
-        group, and any unit for a drop-in, or for another file in the place of its own. A change of a user's home or
-        number stops them first.
+        group, and any unit for a drop-in, for another file in the place of its own, or whose process a signal halted.
+        A change of a user's home or number stops them first.
       - What cannot be put back is warned of, each with what to do, and stays told; what is immutable fails.
       - C(recorded) records what the roles left behind.
       - C(taken) has the device be the run's that asks, for what changes it and is no role of site.yml.

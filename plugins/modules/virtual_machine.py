@@ -229,7 +229,7 @@ def converge(module: AnsibleModule) -> None:
 
     def ensure(machine: Machine) -> Connection:
         if machine.folder.name not in kept:
-            machine.create(module.params["password"], public_key)
+            machine.create(engine, module.params["password"], public_key)
         if not has_power(machine.folder):
             machine.start()
         limit = module.params["boot_timeout"]

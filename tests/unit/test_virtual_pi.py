@@ -583,15 +583,17 @@ def test_check_mode_says_what_it_would_make_before_there_is_a_key(
 def test_a_port_is_none_that_the_kernel_hands_out_is_listened_on_or_leads_to_another_container(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert virtual_pi.free_port() < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    played = Played({})
+    engine = Engine("podman", LAPTOP, played)
+    assert virtual_pi.free_port(engine) < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
         monkeypatch.setattr(virtual_pi, "PORTS", range(port, port + 1))
         with pytest.raises(VirtualPiError, match=rf"^No port from {port} to {port} is free on this host; "):
-            virtual_pi.free_port()
-    assert virtual_pi.free_port() == port
-    played = Played({"ps": f"\n127.0.0.1:22->22/tcp, 127.0.0.1:{port}->80/tcp\n"})
+            virtual_pi.free_port(engine)
+    assert virtual_pi.free_port(engine) == port
+    played.answers["ps"] = f"\n127.0.0.1:22->22/tcp, 127.0.0.1:{port}->80/tcp\n"
     with pytest.raises(VirtualPiError, match=rf"^No port from {port} to {port} is free on this host; "):
-        virtual_pi.create(Engine("podman", LAPTOP, played), KITCHEN, "secret", "ssh-ed25519 AAAA me")
-    assert [call[1] for call in played.calls] == ["ps"]
+        virtual_pi.create(engine, KITCHEN, "secret", "ssh-ed25519 AAAA me")
+    assert {call[1] for call in played.calls} == {"ps"}
