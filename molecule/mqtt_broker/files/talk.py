@@ -33,8 +33,8 @@ IDLE = {"opened": 1200, "encrypted": 700, "logged in": 100}
 
 
 def run(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command and wait for it, longer than systemd waits for a service that does not end."""
-    return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=150)
+    """Run a command and wait for it."""
+    return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=60)
 
 
 def must(*argv: str, stdin: str = "") -> str:
