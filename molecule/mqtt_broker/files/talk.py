@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Talk to the broker of this device as its clients do, with mosquitto's own clients.
 
-usage: talk.py certificates | loopback | gate | flood | bridge | cut | bare
+usage: talk.py certificates | loopback | gate | flood | bridge | cut | bare | nameless
 Fails with the sentence of the first thing that is not so. certificates makes a CA, and prints as JSON what it signed.
 """
 
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 CA = Path("/root/ca")
@@ -26,7 +26,11 @@ ERRORS = f"pi-fleet/{DEVICE}/errors"
 LOCAL = ["-h", "127.0.0.1", "-q", "1"]
 GATE = ["-h", "localhost", "-p", "8883", "--cafile", f"{CA}/ca.pem", "-q", "1"]
 KIOSK = [*GATE, "-u", "kiosk", "-P", "let me ask"]
+# The cloud has a name that name servers know, like each: here it is a line of this file.
+HOSTS, CLOUDS_LINE = Path("/etc/hosts"), "127.0.0.1 cloud.test\n"
+NAME_SERVERS = ("127.0.0.2", "127.0.0.3")
 CLOUD = ["-h", "127.0.0.1", "-p", "18884", "-q", "1"]
+NAMES = "subjectAltName=DNS:localhost,DNS:cloud.test"
 MOST_WAITING = 1000
 # Who opens connections and then is silent, by how far each goes first. Nobody has a password for the first two.
 IDLE = {"opened": 1200, "encrypted": 700, "logged in": 100}
@@ -109,7 +113,8 @@ def own_address() -> str:
 
 
 def certificates() -> None:
-    """Make a CA and what it signs: a broker's certificate and a device's."""
+    """Make a CA and what it signs: a broker's certificate and a device's; and have the cloud found by its name."""
+    HOSTS.write_text(HOSTS.read_text() + CLOUDS_LINE)
     CA.mkdir(exist_ok=True)
     # A domain of its own in the subject: OpenSSL takes a certificate with its signer's subject for self-signed.
     new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
@@ -117,12 +122,12 @@ def certificates() -> None:
     usage = ["-addext", "keyUsage=critical,keyCertSign"]
     must(*new, "-subj", "/CN=test CA", *usage, "-keyout", f"{CA}/ca.key", "-out", f"{CA}/ca.pem")
     sign = [*new, "-CA", f"{CA}/ca.pem", "-CAkey", f"{CA}/ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
-    for name, extension in (("broker", "subjectAltName=DNS:localhost"), ("device", "extendedKeyUsage=clientAuth")):
+    for name, extension in (("broker", NAMES), ("device", "extendedKeyUsage=clientAuth")):
         files = ["-keyout", f"{CA}/{name}.key", "-out", f"{CA}/{name}.pem"]
         must(*sign, "-subj", f"/CN={name}", "-addext", extension, *files)
     # Nobody knows who signed it: it signed itself.
     impostor = ["-keyout", f"{CA}/impostor.key", "-out", f"{CA}/impostor.pem"]
-    must(*new, "-subj", "/CN=impostor", "-addext", "subjectAltName=DNS:localhost", *impostor)
+    must(*new, "-subj", "/CN=impostor", "-addext", NAMES, *impostor)
     stranger = ["-CA", f"{CA}/impostor.pem", "-CAkey", f"{CA}/impostor.key", "-addext", "extendedKeyUsage=clientAuth"]
     must(*new, *stranger, "-subj", "/CN=stranger", "-keyout", f"{CA}/stranger.key", "-out", f"{CA}/stranger.pem")
     print(json.dumps({path.name: path.read_text() for path in CA.iterdir()}))
@@ -341,16 +346,21 @@ def bridge() -> None:
     require(found == [f"{DEVICE}{ANSWER} after it"], f"after a message that is too large for the cloud it saw {found}")
 
 
-def cut() -> None:
-    """Without the cloud the device goes on; what is bound for it waits, bounded, also while the broker restarts."""
-    stay(CLOUD, "console", f"{DEVICE}{ANSWER}")
-    must("systemctl", "stop", "cloud")
+def goes_on() -> None:
+    """On the device messages pass as ever, while the link to the cloud is cut."""
     for number in range(20):
         begun = time.monotonic()
         with_answer = must("mosquitto_rr", *LOCAL, "-t", "ping", "-e", "ping", "-m", str(number), "-W", "5")
         took = time.monotonic() - begun
         require(with_answer.strip() == str(number) and took < 1, f"{took:.1f} s for a message while the link is cut")
         time.sleep(0.5)
+
+
+def cut() -> None:
+    """Without the cloud the device goes on; what is bound for it waits, bounded, also while the broker restarts."""
+    stay(CLOUD, "console", f"{DEVICE}{ANSWER}")
+    must("systemctl", "stop", "cloud")
+    goes_on()
     must("mosquitto_pub", *LOCAL, "-t", ANSWER, "-l", stdin="\n".join(map(str, range(1200))))
     must("systemctl", "restart", "mosquitto")
     must("mosquitto_pub", *LOCAL, "-t", ANSWER, "-m", "one too many")
@@ -369,6 +379,35 @@ def bare() -> None:
     exchange("", "")
 
 
+@contextmanager
+def silent_name_servers() -> Iterator[None]:
+    """Have name servers that never say a word, as behind a link that swallows packets, and nobody else to ask."""
+    with ExitStack() as stack:
+        for address in NAME_SERVERS:
+            stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)).bind((address, 53))
+        lines = [*(f"nameserver {address}" for address in NAME_SERVERS), "search lan", ""]
+        # Both are mounts of the container: they are written where they are.
+        for path, text in (
+            (Path("/etc/resolv.conf"), "\n".join(lines)),
+            (HOSTS, HOSTS.read_text().replace(CLOUDS_LINE, "")),
+        ):
+            stack.callback(path.write_text, path.read_text())
+            path.write_text(text)
+        yield
+
+
+def nameless() -> None:
+    """A broker that starts while no name server answers is soon there for the device, and finds the cloud later."""
+    with silent_name_servers():
+        begun = time.monotonic()
+        must("systemctl", "restart", "mosquitto")
+        took = time.monotonic() - begun
+        require(took < 20, f"{took:.1f} s for a start while no name server answers")
+        goes_on()
+    print(f"there {took:.1f} s after a start without a name server")
+    until(lambda: arrives(""), "the bridge does not come up", 60)
+
+
 if __name__ == "__main__":
     (stage,) = sys.argv[1:]
-    {each.__name__: each for each in (certificates, loopback, gate, flood, bridge, cut, bare)}[stage]()
+    {each.__name__: each for each in (certificates, loopback, gate, flood, bridge, cut, bare, nameless)}[stage]()
