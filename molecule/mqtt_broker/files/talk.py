@@ -22,6 +22,8 @@ from pathlib import Path
 CA = Path("/root/ca")
 DEVICE = socket.gethostname()
 ASK, ANSWER = "/request/classify/beverage_container", "/response/prediction/beverage_container"
+# Of the group: see the scenario's local_core_subscriptions.
+FURTHER = "further/request"
 ERRORS = f"pi-fleet/{DEVICE}/errors"
 LOCAL = ["-h", "127.0.0.1", "-q", "1"]
 GATE = ["-h", "localhost", "-p", "8883", "--cafile", f"{CA}/ca.pem", "-q", "1"]
@@ -307,16 +309,25 @@ def exchange(prefix: str, slash: str) -> None:
     until(lambda: arrives(prefix), "the bridge does not come up", 60)
     with reading(CLOUD, "#") as in_cloud, reading(LOCAL, "#") as on_device:
         publish(CLOUD, f"{prefix}{ASK}", "what is it?")
+        publish(CLOUD, f"{prefix}{slash}{FURTHER}", "and this?")
         publish(CLOUD, "elsewhere/request/classify/beverage_container", "not yours")
         publish(LOCAL, ANSWER, "a mug")
         publish(LOCAL, ERRORS, "no camera")
         publish(LOCAL, "other", "stays")
         publish(LOCAL, ASK, "asked here")
         time.sleep(2)
-    local = [f"{ASK} what is it?", f"{ANSWER} a mug", f"{ERRORS} no camera", "other stays", f"{ASK} asked here"]
+    local = [
+        f"{ASK} what is it?",
+        f"{FURTHER} and this?",
+        f"{ANSWER} a mug",
+        f"{ERRORS} no camera",
+        "other stays",
+        f"{ASK} asked here",
+    ]
     require(sorted(on_device) == sorted(local), f"the device saw {on_device}")
     cloud = [
         f"{prefix}{ASK} what is it?",
+        f"{prefix}{slash}{FURTHER} and this?",
         "elsewhere/request/classify/beverage_container not yours",
         f"{prefix}{ANSWER} a mug",
         f"{prefix}{slash}{ERRORS} no camera",
