@@ -3,7 +3,7 @@
 
 Each mutant is a copy of the project without one task. It provisions a virtual Pi that stands where its role begins: a
 snapshot, taken while the whole project provisioned one. Judges are asked in this order: of a task that refuses bad
-input, the tests that offer it; then site.yml for the role, verify.yml for the role, the role's molecule scenario, and
+input, the tests that offer it; then site.yml for the role, verify.yml for the role, its molecule scenarios, and
 the whole of site.yml. A judge counts only if it is content with the project as it is.
 """
 
@@ -32,8 +32,13 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("block", "rescue", "always")
 BENCHES = 2
-# Roles whose molecule scenario has another name.
-SCENARIOS = {"identity": "firstboot", "device_state": "fleet"}
+# Molecule scenarios that are not named after the role, and of a file that other roles include, theirs too.
+SCENARIOS = {
+    "identity": ["firstboot"],
+    "device_state": ["fleet"],
+    "local_core/connector.yml": ["image_classifier"],
+    "local_core/function.yml": ["local_core", "classifier_lambda"],
+}
 Trail = tuple[str | int, ...]
 """Where a task is in its file: indexes of lists and the parts of blocks."""
 
@@ -232,7 +237,7 @@ class Bench:
             # 5 says that no test has the role's name.
             return self.run(*test, E2E_INVENTORY=str(self.inventory), E2E_PROJECT=str(project)) not in (0, 5)
         config = f"--base-config={project / '.config' / 'molecule' / 'config.yml'}"
-        scenario = SCENARIOS.get(role, role)
+        scenario = judge.removeprefix("scenario ")
         self.made.add(f"{self.fleet}-{scenario}")
         test = ["molecule", config, "test", "--destroy=always", f"--scenario-name={scenario}"]
         return self.run(*test, project=project, PI_FLEET_PREFIX=self.fleet) != 0
@@ -261,7 +266,8 @@ class Bench:
 def judges(task: Task) -> list[str]:
     """Return what is asked about a task's absence, in order."""
     refusals = ["refusals of the role", "refusals"] if task.refuses else []
-    return [*refusals, "site", "verify", "molecule", "whole"]
+    scenarios = SCENARIOS.get(f"{task.role}/{task.file}") or SCENARIOS.get(task.role) or [task.role]
+    return [*refusals, "site", "verify", *(f"scenario {name}" for name in scenarios), "whole"]
 
 
 def last_words(text: str) -> str:
