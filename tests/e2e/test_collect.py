@@ -309,7 +309,10 @@ def test_the_account_can_do_nothing_else(fleet: Fleet, host: str, tmp_path: Path
     assert device(fleet, host, "print(json.dumps(sums()))") == before
 
 
-def test_an_age_below_nothing_is_refused(fleet: Fleet) -> None:
-    run = fleet.playbook(COLLECT, "--extra-vars", "collect_min_age=-1")
-    assert run.code != 0
-    assert "collect_min_age is -1; wanted are seconds, 0 or more" in run.output
+def test_an_age_below_nothing_is_refused_by_the_role_alone_too(fleet: Fleet, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.yml"
+    alone.write_text("- {hosts: devices, gather_facts: false, become: true, roles: [edge.pi_fleet.collect]}\n")
+    for playbook in (COLLECT, str(alone)):
+        run = fleet.playbook(playbook, "--extra-vars", "collect_min_age=-1")
+        assert run.code != 0
+        assert "collect_min_age is -1; wanted are seconds, 0 or more" in run.output

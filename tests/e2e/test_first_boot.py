@@ -241,10 +241,15 @@ def test_a_later_boot_changes_nothing(site: Site) -> None:
 
 
 def test_playbooks_go_on_from_there(site: Site) -> None:
-    """Role identity finds nothing to do, and verify is content; then what is left over is noticed, and removed."""
+    """Role identity finds nothing to do, alone too; verify is content. What is left over is noticed, and removed."""
     limit = ("--limit", ",".join(SEEDED))
     become = ("-e", f"ansible_become_password='{PASSWORD}'")
     run = site.fleet.playbook("playbooks/site.yml", *limit, *become, "--tags", "identity")
+    assert run.code == 0, run.output
+    assert run.changed == dict.fromkeys(SEEDED, 0), run.output
+    alone = site.folder / "alone.yml"
+    alone.write_text("- {hosts: devices, gather_facts: false, become: true, roles: [edge.pi_fleet.identity]}\n")
+    run = site.fleet.playbook(str(alone), *limit, *become)
     assert run.code == 0, run.output
     assert run.changed == dict.fromkeys(SEEDED, 0), run.output
     roles = ("-e", '{"verify_roles": ["identity"]}')

@@ -85,6 +85,8 @@ def refused(fleet: Fleet, wanted: str, *arguments: str) -> None:
         ('{"local_core_subscriptions": [{"source": "cloud", "subject": "a", "target": "gone"}]}', "'gone'"),
         ('{"local_core_lambdas": [{"name": "f", "src": "/no", "handler": "a.b"}]}', "the folder /no of f is not there"),
         ("mxnet_dependencies_wheel=/no/such.whl", "/no/such.whl is not there"),
+        ("collect_min_age=-1", "collect_min_age is -1; wanted are seconds, 0 or more"),
+        ("offline_packages=/nowhere", "offline_packages is /nowhere, where no packages.json is"),
         ("preflight_install_free=99999999", "needs 99999999 MiB to install what is missing"),
         ("ansible_become_password=wrong", "sudo refuses the password that was given"),
         ("ansible_become_password=", "sudo asks for a password and none was given"),
@@ -112,6 +114,12 @@ def test_a_wheel_with_another_hash_is_refused(fleet: Fleet, tmp_path: Path) -> N
     other = hashlib.sha256(b"").hexdigest()
     extra = f"mxnet_dependencies_wheel={wheel['path']} mxnet_dependencies_wheel_sha256={other}"
     refused(fleet, f"has the sha256 {wheel['sha256']}, and {other} was given", "--extra-vars", extra)
+
+
+def test_a_key_to_collect_with_that_lacks_its_other_part_is_refused(fleet: Fleet, tmp_path: Path) -> None:
+    key = tmp_path / "collect"
+    key.touch()
+    refused(fleet, f"collect_key is '{key}', beside which there is no collect.pub", f"--extra-vars=collect_key={key}")
 
 
 def test_an_unknown_host_key_is_refused(fleet: Fleet, tmp_path: Path) -> None:

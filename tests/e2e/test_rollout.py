@@ -159,6 +159,15 @@ def test_a_run_that_changes_nothing_asks_nothing(fleet: Fleet) -> None:
     assert "LEFT OVER" not in run.output
 
 
+def test_batches_that_are_none_are_refused_by_the_role_alone_too(fleet: Fleet, tmp_path: Path) -> None:
+    """In site.yml preflight does it."""
+    alone = tmp_path / "alone.yml"
+    alone.write_text("- {hosts: devices, gather_facts: false, roles: [edge.pi_fleet.rollout]}\n")
+    run = fleet.playbook(str(alone), "--extra-vars", json.dumps({"rollout_batches": ["0"]}))
+    assert run.code != 0
+    assert "rollout_batches is 0 (wanted are numbers of devices" in unwrapped(run.output)
+
+
 def test_a_release_that_crashes_at_import_is_stopped_at_the_canary_which_answers_again(
     fleet: Fleet, bad: Fleet
 ) -> None:
