@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.e2e.conftest import PROJECT, Fleet, on
+from tests.e2e.conftest import PROJECT, Fleet, on, unwrapped
 
 ECHO = "arn:aws:lambda:us-east-1:000000000000:function:echo:1"
 LATER = "arn:aws:lambda:us-east-1:000000000000:function:later:1"
@@ -214,3 +214,13 @@ def test_a_group_that_is_not_served_is_refused_as_a_whole_list(fleet: Fleet, tmp
     for word in ("gone", "a/#/b", "lamp", "SNS"):
         assert word in run.output, run.output[-3000:]
     assert {name: fleet.manifest(name) for name in fleet.hosts()} == before
+
+
+def test_a_lambda_of_a_user_who_is_not_there_is_refused(fleet: Fleet, host: str) -> None:
+    known = fleet.hosts()[host]["local_core_lambdas"]
+    stranger = {**known[0], "name": "stranger", "secrets": [], "run_as": {"uid": 54321, "gid": 60}}
+    role = (str(PROJECT / "molecule" / "local_core" / "refused.yml"), "--limit", host)
+    run = fleet.playbook(*role, "--extra-vars", json.dumps({"local_core_lambdas": [*known, stranger]}))
+    assert run.code != 0
+    assert "stranger is to run as the user 54321, who is not there: make the user" in unwrapped(run.output)
+    assert fleet.playbook(*role).code == 0
