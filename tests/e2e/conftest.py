@@ -137,6 +137,13 @@ def noted_blank(host: str) -> dict[str, str]:
     return noted
 
 
+def role_alone(role: str, folder: Path) -> str:
+    """Write a playbook that runs a role and no preflight before it, and return its path."""
+    path = folder / "alone.yml"
+    path.write_text(f"- {{hosts: devices, gather_facts: false, become: true, roles: [edge.pi_fleet.{role}]}}\n")
+    return str(path)
+
+
 def unwrapped(text: str) -> str:
     """Return what Ansible printed without the line breaks and quotes that it put into it."""
     return " ".join(text.split()).replace("''", "'")

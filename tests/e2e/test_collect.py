@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import PROJECT, Fleet, Run, kill_all
+from tests.e2e.conftest import PROJECT, Fleet, Run, kill_all, role_alone
 
 SEED = 20261125
 COLLECT = "playbooks/collect.yml"
@@ -310,9 +310,7 @@ def test_the_account_can_do_nothing_else(fleet: Fleet, host: str, tmp_path: Path
 
 
 def test_an_age_below_nothing_is_refused_by_the_role_alone_too(fleet: Fleet, tmp_path: Path) -> None:
-    alone = tmp_path / "alone.yml"
-    alone.write_text("- {hosts: devices, gather_facts: false, become: true, roles: [edge.pi_fleet.collect]}\n")
-    for playbook in (COLLECT, str(alone)):
+    for playbook in (COLLECT, role_alone("collect", tmp_path)):
         run = fleet.playbook(playbook, "--extra-vars", "collect_min_age=-1")
         assert run.code != 0
         assert "collect_min_age is -1; wanted are seconds, 0 or more" in run.output

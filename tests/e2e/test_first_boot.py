@@ -24,7 +24,7 @@ import yaml
 from ansible_collections.edge.pi_fleet.plugins.module_utils.host_key import known_keys
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import Engine, Host
 
-from tests.e2e.conftest import PROJECT, Fleet, Run
+from tests.e2e.conftest import PROJECT, Fleet, Run, role_alone
 from tests.e2e.test_refusals import sentence
 
 FLEET = os.environ.get("E2E_FLEET", "molecule-firstboot")
@@ -247,9 +247,7 @@ def test_playbooks_go_on_from_there(site: Site) -> None:
     run = site.fleet.playbook("playbooks/site.yml", *limit, *become, "--tags", "identity")
     assert run.code == 0, run.output
     assert run.changed == dict.fromkeys(SEEDED, 0), run.output
-    alone = site.folder / "alone.yml"
-    alone.write_text("- {hosts: devices, gather_facts: false, become: true, roles: [edge.pi_fleet.identity]}\n")
-    run = site.fleet.playbook(str(alone), *limit, *become)
+    run = site.fleet.playbook(role_alone("identity", site.folder), *limit, *become)
     assert run.code == 0, run.output
     assert run.changed == dict.fromkeys(SEEDED, 0), run.output
     roles = ("-e", '{"verify_roles": ["identity"]}')

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.edge.pi_fleet.plugins.module_utils.virtual_pi import Engine, Host
 
-from tests.e2e.conftest import PROJECT, Fleet, Run
+from tests.e2e.conftest import PROJECT, Fleet, Run, role_alone
 
 HOST = "pi-trixie"
 CONTAINER = f"{os.environ.get('E2E_FLEET', 'molecule-offline')}-{HOST}"
@@ -120,9 +120,7 @@ def test_a_bundle_for_another_device_is_refused_before_anything_is_touched(site:
     assert refused.code != 0
     words = " ".join(refused.output.split())
     assert f"which holds packages for bookworm armhf; the device is trixie {about['architecture']}:" in words
-    alone = site.home / "alone.yml"
-    alone.write_text("- {hosts: devices, gather_facts: false, become: true, roles: [edge.pi_fleet.offline]}\n")
-    for playbook in ("playbooks/site.yml", str(alone)):
+    for playbook in ("playbooks/site.yml", role_alone("offline", site.home)):
         refused = site.play(playbook, packages=str(site.home))
         assert "where no packages.json is; name the folder packages of a bundle" in " ".join(refused.output.split())
         assert set(refused.changed.values()) == {0}

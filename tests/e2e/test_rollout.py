@@ -20,7 +20,7 @@ import pytest
 import yaml
 from ansible_collections.edge.pi_fleet.plugins.module_utils.release import gather
 
-from tests.e2e.conftest import ON_DEVICE, PROJECT, Fleet, Run, kill_all, on, unwrapped
+from tests.e2e.conftest import ON_DEVICE, PROJECT, Fleet, Run, kill_all, on, role_alone, unwrapped
 from tools.mutants import copy_project
 
 NAMES = [f"pi-{number:02}" for number in range(1, int(os.environ.get("E2E_DEVICES", "10")) + 1)]
@@ -161,9 +161,7 @@ def test_a_run_that_changes_nothing_asks_nothing(fleet: Fleet) -> None:
 
 def test_batches_that_are_none_are_refused_by_the_role_alone_too(fleet: Fleet, tmp_path: Path) -> None:
     """In site.yml preflight does it."""
-    alone = tmp_path / "alone.yml"
-    alone.write_text("- {hosts: devices, gather_facts: false, roles: [edge.pi_fleet.rollout]}\n")
-    run = fleet.playbook(str(alone), "--extra-vars", json.dumps({"rollout_batches": ["0"]}))
+    run = fleet.playbook(role_alone("rollout", tmp_path), "--extra-vars", json.dumps({"rollout_batches": ["0"]}))
     assert run.code != 0
     assert "rollout_batches is 0 (wanted are numbers of devices" in unwrapped(run.output)
 
